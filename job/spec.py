@@ -7,6 +7,7 @@ what a run computes; secrets and endpoints are never in it.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 from typing import Annotated, Literal, NamedTuple, Self
 
@@ -15,9 +16,12 @@ from pydantic_core import PydanticCustomError
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")]
-TaskName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]{0,63}$")]
+LearningRate = Annotated[float, Field(gt=0, le=1)]
+Count = Annotated[int, Field(ge=1, lt=2**31)]
+Text = Annotated[str, Field(min_length=1)]
+NAME = r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$"
+TASK_NAME = r"^[A-Za-z_][A-Za-z0-9_-]{0,63}$"
+CUDA = r"^[0-9]+\.[0-9]+$"
 
 
 class Broken(NamedTuple):
@@ -50,8 +54,9 @@ class Section(BaseModel):
     @model_validator(mode="after")
     def _hold(self) -> Self:
         if found := list(self.rules()):
+            told = "; ".join(broken.rule for broken in found)
             raise PydanticCustomError(
-                "rules", "{rules}", {"rules": "; ".join(b.rule for b in found), "broken": found}
+                "rules", "{told}", {"told": told, "broken": found, "section": self}
             )
         return self
 
@@ -64,21 +69,21 @@ class OhlcWindows(Section):
 
     kind: Literal["ohlc_windows"]
     """Windows of dated OHLC bars."""
-    path: str
+    path: Text
     """CSV, CSV.gz or Parquet with columns date, open, high, low, close; relative to the spec."""
-    date_format: str | None = None
+    date_format: Text | None = None
     """strptime format of the date column, e.g. `%m/%d/%Y`; null: ISO 8601."""
     window: Annotated[int, Field(ge=8, le=4096)] = 105
     """Bars in a window."""
-    search: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=2)]] = (30, 74)
+    search: tuple[Count, Count] = (30, 74)
     """First and last bar of a window, counted from 0, between which the expansion is sought."""
-    lengths: tuple[Annotated[int, Field(ge=1)], Count] = (5, 20)
+    lengths: tuple[Count, Count] = (5, 20)
     """Shortest and longest expansion, in bars."""
     flat_below: Annotated[float, Field(ge=0)] = 2.0
     """An expansion weaker than this many standard deviations is of type `flat`."""
     countdown_clip: Positive = 20.0
     """The countdown to the expansion's start is clipped to ± this many bars."""
-    windows: Annotated[int, Field(ge=2)] | None = None
+    windows: Annotated[int, Field(ge=2, lt=2**31)] | None = None
     """How many windows, their starts evenly spaced; null: one at every bar."""
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of the windows, the latest ones, held out after a gap of one window."""
@@ -98,11 +103,11 @@ class OhlcWindows(Section):
             yield Broken(
                 ("lengths",), "the longest expansion is shorter than the shortest", "swap them"
             )
-        if last - first + 1 < shortest:
+        if last - first + 1 < longest:
             yield Broken(
                 ("search",),
-                f"an expansion of {shortest} bars does not fit between bars {first} and {last}",
-                "widen search or allow shorter lengths",
+                f"an expansion of {longest} bars does not fit between bars {first} and {last}",
+                "widen search or lower the longest of lengths",
             )
 
 
@@ -111,9 +116,9 @@ class Arrays(Section):
 
     kind: Literal["arrays"]
     """Stored arrays."""
-    path: str
+    path: Text
     """.npz, .safetensors or .parquet, relative to the spec, or s3://bucket/key."""
-    features: str = "features"
+    features: Text = "features"
     """Name of the features: [N, T, F], or [N, F] which is read as T = 1."""
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of the samples held out."""
@@ -161,7 +166,9 @@ class Jade(Section):
     projection: Count = 64
     """Width of a window head's projection."""
     dropout: Dropout = Dropout()
+    """Dropout at both ends of the trunk."""
     init: Init = Init()
+    """Where trunk and heads start."""
 
 
 # --- tasks ------------------------------------------------------------------------------------
@@ -171,18 +178,21 @@ class CrossEntropy(Section):
     """Cross-entropy over classes 0 … outputs-1, in nats."""
 
     kind: Literal["cross_entropy"]
+    """Cross-entropy."""
 
 
 class BinaryCrossEntropy(Section):
     """Cross-entropy of independent 0/1 outputs, in nats."""
 
     kind: Literal["binary_cross_entropy"]
+    """Binary cross-entropy."""
 
 
 class Huber(Section):
     """Quadratic up to delta, linear beyond (Huber 1964)."""
 
     kind: Literal["huber"]
+    """Huber loss."""
     delta: Positive = 1.0
     """Where the quadratic part ends, in units of the (transformed) target."""
 
@@ -191,12 +201,14 @@ class MeanSquare(Section):
     """Mean squared error."""
 
     kind: Literal["mse"]
+    """Mean squared error."""
 
 
 class MeanAbsolute(Section):
     """Mean absolute error."""
 
     kind: Literal["mae"]
+    """Mean absolute error."""
 
 
 Loss = Annotated[
@@ -210,18 +222,21 @@ class NoTransform(Section):
     """The target as it is."""
 
     kind: Literal["none"] = "none"
+    """No transform."""
 
 
 class Standardize(Section):
     """Mean 0 and standard deviation 1 per output, fitted on the training split alone."""
 
     kind: Literal["standardize"]
+    """Mean 0, standard deviation 1."""
 
 
 class Scale(Section):
     """The target divided by a constant."""
 
     kind: Literal["scale"]
+    """Division by a constant."""
     by: Positive
     """The divisor, in units of the target."""
 
@@ -232,16 +247,18 @@ Transform = Annotated[NoTransform | Standardize | Scale, Field(discriminator="ki
 class Task(Section):
     """One task: a head, a target and a loss."""
 
-    name: TaskName
+    name: Annotated[str, Field(pattern=TASK_NAME)]
     """Its name in every record."""
-    target: str | None = None
+    target: Text | None = None
     """Name of the target in the data; null: the task's name."""
     level: Literal["window", "step"]
     """One prediction per window, or one per time step."""
     outputs: Count = 1
     """Outputs per prediction; the number of classes for cross_entropy."""
     loss: Loss
+    """What is minimised."""
     transform: Transform = NoTransform()
+    """Of the target, before the loss; predictions are reported untransformed."""
     activation: Literal["identity", "sigmoid", "tanh", "relu"] = "identity"
     """Applied to the head's outputs, before the transform is undone."""
     unit: str = ""
@@ -289,15 +306,17 @@ class Fixed(Weighted):
     """A plain weighted sum."""
 
     kind: Literal["fixed"] = "fixed"
+    """A plain weighted sum."""
 
 
 class RunningMean(Weighted):
     """Each loss divided by its running mean: the trainer that failed."""
 
     kind: Literal["running_mean"]
+    """By the running mean of the loss."""
     momentum: Fraction = 0.95
     """Of the running mean."""
-    warmup: Annotated[int, Field(ge=0)] = 10
+    warmup: Annotated[int, Field(ge=0, lt=2**31)] = 10
     """Steps over which the plain mean is taken instead."""
 
 
@@ -305,9 +324,10 @@ class RunningMeanSqrtN(Weighted):
     """running_mean, each weight times the square root of the task's outputs per sample."""
 
     kind: Literal["running_mean_sqrt_n"]
+    """By the running mean of the loss and the square root of the outputs."""
     momentum: Fraction = 0.95
     """Of the running mean."""
-    warmup: Annotated[int, Field(ge=0)] = 10
+    warmup: Annotated[int, Field(ge=0, lt=2**31)] = 10
     """Steps over which the plain mean is taken instead."""
 
 
@@ -315,13 +335,15 @@ class BatchMean(Weighted):
     """Each loss divided by its own value in the batch, held constant: the gradient of its log."""
 
     kind: Literal["batch_mean"]
+    """By the loss of the batch."""
 
 
 class Uncertainty(Weighted):
     """Learned homoscedastic uncertainty (Kendall, Gal and Cipolla 2018)."""
 
     kind: Literal["uncertainty"]
-    lr: Positive | None = None
+    """By learned variances."""
+    lr: LearningRate | None = None
     """Learning rate of the log variances; null: the optimizer's."""
 
 
@@ -329,6 +351,7 @@ class GradientNorm(Weighted):
     """Equal gradient norms at the shared representation, by a running mean of the norms."""
 
     kind: Literal["gradient_norm"]
+    """By the running mean of the gradient norm."""
     momentum: Fraction = 0.9
     """Of the running mean of the norms."""
 
@@ -337,7 +360,8 @@ class TorchJD(Section):
     """A weighting of the torchjd library, fed with the exact Gram matrix."""
 
     kind: Literal["torchjd"]
-    method: str
+    """By a weighting of torchjd."""
+    method: Text
     """Its name in torchjd.aggregation without the ending, e.g. UPGrad, MGDA, IMTLG, AlignedMTL,
     CAGrad, NashMTL."""
     options: dict[str, bool | int | float | str] = {}
@@ -345,13 +369,7 @@ class TorchJD(Section):
 
 
 Balance = Annotated[
-    Fixed
-    | RunningMean
-    | RunningMeanSqrtN
-    | BatchMean
-    | Uncertainty
-    | GradientNorm
-    | TorchJD,
+    Fixed | RunningMean | RunningMeanSqrtN | BatchMean | Uncertainty | GradientNorm | TorchJD,
     Field(discriminator="kind"),
 ]
 
@@ -362,9 +380,10 @@ class AdamW(Section):
     """AdamW (Loshchilov and Hutter 2019)."""
 
     kind: Literal["adamw"] = "adamw"
-    lr: Positive = 1e-3
+    """AdamW."""
+    lr: LearningRate = 1e-3
     """Learning rate."""
-    head_lr: Positive | None = None
+    head_lr: LearningRate | None = None
     """Learning rate of the heads; null: lr."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """Decoupled weight decay."""
@@ -393,6 +412,7 @@ class Train(Section):
     clip: Positive | None = None
     """Largest norm of the whole gradient."""
     early_stop: EarlyStop | None = None
+    """When to stop before the last epoch; null: never."""
     deterministic: bool = True
     """Only deterministic kernels: a resumed run repeats an undisturbed one bit for bit."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -410,7 +430,7 @@ class Log(Section):
 
     every: Count = 10
     """Steps between fetches from the device; every step has its event all the same."""
-    audit_every: Annotated[int, Field(ge=0)] = 50
+    audit_every: Annotated[int, Field(ge=0, lt=2**31)] = 50
     """Steps between exact measurements of each task's gradient on the shared parameters; 0: never.
     Each costs one trunk backward per task."""
 
@@ -471,13 +491,19 @@ class RatioGate(Section):
     """The epoch at which it is read; null: the last."""
 
     def rules(self) -> Iterator[Broken]:
-        """The interval must not be empty."""
+        """Two tasks, and an interval that is not empty."""
+        if self.ratio[0] == self.ratio[1]:
+            yield Broken(("ratio",), "a task's ratio to itself is always 1", "name two tasks")
         if self.between[1] <= self.between[0]:
             yield Broken(("between",), "the largest ratio must exceed the smallest", "swap them")
 
 
+GATES = ("drop", "skill", "ratio")
+
+
 def _gate_kind(gate: object) -> str | None:
-    for key in ("drop", "skill", "ratio"):
+    """The key that makes a gate what it is."""
+    for key in GATES:
         if key in gate if isinstance(gate, dict) else hasattr(gate, key):
             return key
     return None
@@ -500,13 +526,13 @@ Gate = Annotated[
 class Resources(Section):
     """What to rent, and for how much at most."""
 
-    gpu: tuple[str, ...] = Field(min_length=1)
+    gpu: tuple[Text, ...] = Field(min_length=1)
     """GPU ids as RunPod's catalogue spells them, in order of preference."""
     gpu_count: Annotated[int, Field(ge=1, le=8)] = 1
     """GPUs in the pod."""
     cloud: tuple[Literal["SECURE", "COMMUNITY"], ...] = Field(default=("SECURE",), min_length=1)
     """Pools to search, in order."""
-    min_cuda: Annotated[str, Field(pattern=r"^\d+\.\d+$")] = "12.8"
+    min_cuda: Annotated[str, Field(pattern=CUDA)] = "12.8"
     """Lowest CUDA version of the host's driver."""
     disk_gb: Annotated[int, Field(ge=5, le=2000)] = 20
     """Container disk."""
@@ -530,20 +556,30 @@ class JobSpec(Section):
 
     schema_: str | None = Field(default=None, alias="$schema")
     """Where the JSON Schema of this file is, for editors."""
-    name: Name
+    name: Annotated[str, Field(pattern=NAME)]
     """Of the job; the first folder in the store and the beginning of a pod's name."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Of initialisation, order and dropout."""
     data: Data
+    """Where samples come from."""
     model: Jade = Jade()
+    """The trunk and its heads."""
     tasks: tuple[Task, ...] = Field(min_length=1)
+    """The tasks, in the order of every per-task record."""
     balance: Balance = Fixed()
+    """How the tasks' gradients are weighted."""
     optimizer: AdamW = AdamW()
+    """The rule of the update."""
     train: Train
+    """How long, in what portions and how precisely it trains."""
     log: Log = Log()
+    """What is recorded, how often."""
     checkpoint: Checkpoint = Checkpoint()
+    """When state is kept, and how much of it."""
     gates: tuple[Gate, ...] = ()
+    """What the run must reach; the verdict names each."""
     resources: Resources | None = None
+    """What to rent; null: the run is local."""
 
     @property
     def task_names(self) -> list[str]:
@@ -551,7 +587,7 @@ class JobSpec(Section):
         return [task.name for task in self.tasks]
 
     def rules(self) -> Iterator[Broken]:
-        """Names are distinct, what is named exists, gates lie within the run."""
+        """Names are distinct, what is named exists, gates differ and lie within the run."""
         names = self.task_names
         for k, name in enumerate(names):
             if name in names[:k]:
@@ -566,6 +602,9 @@ class JobSpec(Section):
                     "name one of the tasks",
                 )
         for i, gate in enumerate(self.gates):
+            if gate in self.gates[:i]:
+                first = self.gates.index(gate)
+                yield Broken(("gates", i), f"the same gate stands at gates[{first}]", "remove one")
             if gate.by_epoch is not None and gate.by_epoch > self.train.epochs:
                 yield Broken(
                     ("gates", i, "by_epoch"),
@@ -591,8 +630,8 @@ class JobSpec(Section):
         return found
 
     def canonical(self) -> str:
-        """The spec's content as JSON with every default filled in; `$schema` left out."""
-        return self.model_dump_json(exclude={"schema_"})
+        """The spec's content as JSON, defaults filled in, keys sorted, `$schema` left out."""
+        return json.dumps(self.model_dump(mode="json", exclude={"schema_"}), sort_keys=True)
 
     def content_hash(self) -> str:
         """SHA-256 of the content, in hex: the same for two spellings of one spec."""

@@ -1,0 +1,1 @@
+"""The training job: what runs in the container."""

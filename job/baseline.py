@@ -1,0 +1,79 @@
+"""Honest yardsticks: what the best prediction scores that knows nothing of the input."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from job.spec import Huber, Loss, Task
+from job.tasks import mean_loss
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Losses in original units of trivial predictions fitted on the training split."""
+
+    constant: dict[str, float]
+    """Of the best constant, by split."""
+    per_position: dict[str, float] | None
+    """Of the best constant at each time step, by split; None for a window task."""
+
+    def strongest(self, split: str) -> float:
+        """The loss, on a split, of whichever predicts the training split better."""
+        position = self.per_position
+        if position is not None and position["train"] < self.constant["train"]:
+            return position[split]
+        return self.constant[split]
+
+
+def fit(task: Task, train: Tensor, validation: Tensor) -> Baseline:
+    """Baselines of a task from its targets [N, …] (see job.data.Split)."""
+    splits = {"train": train, "validation": validation}
+    flat = {name: y.flatten(0, 1) if task.level == "step" else y for name, y in splits.items()}
+    return Baseline(
+        constant=_score(task, flat),
+        per_position=_score(task, splits) if task.level == "step" else None,
+    )
+
+
+def _score(task: Task, splits: dict[str, Tensor]) -> dict[str, float]:
+    guess = best_constant(task.loss, task.outputs, splits["train"])
+    return {
+        name: mean_loss(task.loss, guess.float().expand(len(y), *guess.shape[1:]), y).item()
+        for name, y in splits.items()
+    }
+
+
+def best_constant(loss: Loss, outputs: int, target: Tensor) -> Tensor:
+    """The prediction [1, …, O] that minimises the loss over dimension 0 of the target.
+
+    Logits for the categorical losses, from frequencies with one pseudo-count in all, so that a
+    class unseen in training costs a finite loss.
+    """
+    n = target.shape[0]
+    match loss.kind:
+        case "cross_entropy":
+            counts = torch.nn.functional.one_hot(target, outputs).double().sum(0, keepdim=True)
+            return ((counts + 1 / outputs) / (n + 1)).log()
+        case "binary_cross_entropy":
+            return ((target.double().sum(0, keepdim=True) + 0.5) / (n + 1)).logit()
+        case "mse":
+            return target.double().mean(0, keepdim=True)
+        case "mae":
+            return target.double().median(0, keepdim=True).values
+        case "huber":
+            assert isinstance(loss, Huber)
+            return _huber_centre(target.double(), loss.delta)
+
+
+def _huber_centre(target: Tensor, delta: float) -> Tensor:
+    """Minimiser of the mean Huber loss, by bisection on its monotone derivative."""
+    low = target.amin(0, keepdim=True)
+    high = target.amax(0, keepdim=True)
+    for _ in range(60):
+        middle = (low + high) / 2
+        right = (target - middle).clamp(-delta, delta).sum(0, keepdim=True) > 0
+        low, high = torch.where(right, middle, low), torch.where(right, high, middle)
+    return (low + high) / 2

@@ -1,0 +1,62 @@
+"""Losses of a split in evaluation mode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from job.data import Split
+from job.model import Jade
+from job.tasks import TaskLoss
+
+BATCH = 512
+"""Samples per forward pass."""
+
+
+class Losses:
+    """Mean losses of K tasks over a split, on the host."""
+
+    def __init__(self, transformed: list[float], original: list[float]) -> None:
+        self.transformed = transformed
+        """[K]."""
+        self.original = original
+        """[K], in original units."""
+
+
+@torch.no_grad()
+def evaluate(
+    model: Jade, losses: Sequence[TaskLoss], split: Split, device: torch.device, most: int
+) -> Losses:
+    """Mean losses over at most `most` samples of a split, evenly spaced; fp32, without dropout."""
+    total = torch.zeros(2, len(losses), dtype=torch.float64, device=device)
+    count = len(split.features)
+    chosen = torch.arange(count)
+    if count > most:
+        chosen = torch.linspace(0, count - 1, most).round().long()
+    was_training = model.training
+    model.eval()
+    for features, targets in batches(split, chosen, BATCH, losses, device):
+        outputs = model(features)
+        pairs = [f(o, y) for f, o, y in zip(losses, outputs, targets, strict=True)]
+        total[0] += torch.stack([loss for loss, _ in pairs]).double() * len(features)
+        total[1] += torch.stack([loss for _, loss in pairs]).double() * len(features)
+    model.train(was_training)
+    transformed, original = (total / len(chosen)).tolist()
+    return Losses(transformed, original)
+
+
+def batches(
+    split: Split, order: Tensor, size: int, losses: Sequence[TaskLoss], device: torch.device
+) -> Iterator[tuple[Tensor, list[Tensor]]]:
+    """The samples in an order [n] as batches on the device: features and the tasks' targets."""
+    for index in order.split(size):
+        targets = [split.targets[loss.task.name][index] for loss in losses]
+        features = split.features[index]
+        if device.type == "cuda":  # pinned, so that the copy does not wait
+            features, targets = features.pin_memory(), [t.pin_memory() for t in targets]
+        yield (
+            features.to(device, non_blocking=True),
+            [t.to(device, non_blocking=True) for t in targets],
+        )

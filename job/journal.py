@@ -1,0 +1,67 @@
+"""The run's record as it is written: typed events become stamped, gapless JSON lines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import structlog
+from pydantic import BaseModel
+
+from job.events import SCHEMA, fields
+
+Line = dict[str, Any]
+Sink = Callable[[Line, str], None]
+"""Takes an event as a dict of JSON values and as its line."""
+
+
+class Journal:
+    """Numbers events and hands each to every sink: the terminal, the store."""
+
+    def __init__(self, run_id: str, sinks: Sequence[Sink], next_seq: int = 1) -> None:
+        self.run_id = run_id
+        self.next_seq = next_seq
+        """Of the next event; part of the run's state."""
+        self._sinks = list(sinks)
+        self._log = structlog.wrap_logger(
+            _Handed(self._hand),
+            processors=[
+                structlog.processors.TimeStamper("iso", utc=True, key="ts"),
+                self._stamp,
+                self._render,
+            ],
+            wrapper_class=structlog.BoundLogger,
+            cache_logger_on_first_use=False,
+        )
+
+    def emit(self, event: BaseModel) -> None:
+        """Write one event of job.events."""
+        values = fields(event)
+        self._log.msg(values.pop("event"), **values)
+        self.next_seq += 1
+
+    def _stamp(self, _: object, __: str, event: Line) -> Line:
+        envelope = {"ts": event.pop("ts"), "schema": SCHEMA, "run_id": self.run_id}
+        return {**envelope, "seq": self.next_seq, "event": event.pop("event"), **event}
+
+    def _render(self, logger: object, name: str, event: Line) -> tuple[tuple[Line, str], Line]:
+        line = structlog.processors.JSONRenderer(allow_nan=False, ensure_ascii=False)(
+            logger, name, event
+        )
+        return (event, str(line)), {}
+
+    def _hand(self, event: Line, line: str) -> None:
+        for sink in self._sinks:
+            sink(event, line)
+
+
+class _Handed:
+    """What structlog logs to: hands on the event and its line."""
+
+    def __init__(self, hand: Sink) -> None:
+        self.msg = hand
+
+
+def print_line(_: Line, line: str) -> None:
+    """Sink: the raw line on stdout, at once."""
+    print(line, flush=True)

@@ -1,0 +1,202 @@
+"""Bars from a file: what is read, and how each fault is told."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from job.bars import read_bars
+from job.faults import InputError
+from job.spec import OhlcWindows
+
+NASDAQ = Path(__file__).parent.parent / "docker" / "nasdaq.csv.gz"
+HEADER = "Date,Open,High,Low,Close"
+
+
+def spec(**changes: Any) -> OhlcWindows:
+    return OhlcWindows(kind="ohlc_windows", **{"path": "bars.csv", **changes})
+
+
+def test_shipped_bars() -> None:
+    """The shipped file holds 5 031 valid bars, 1999 to 2018."""
+    bars = read_bars(NASDAQ, spec(path="nasdaq.csv.gz", date_format="%m/%d/%Y"))
+    assert len(bars) == 5031
+    assert str(bars.dates[0])[:10] == "1999-01-04"
+    assert str(bars.dates[-1])[:10] == "2018-12-31"
+    assert bars.close[0] == 2208.050049
+
+
+def test_formats_agree(tmp_path: Path) -> None:
+    """CSV, CSV.gz and Parquet of the same bars are read alike, names in any case, blanks around."""
+    rows = ["2024-01-02, 1.0 ,2e0,.5,1.5", "2024-01-03,1,2,1,2", "2024-01-04,2,2,2,2"]
+    text = "\n".join([" DATE,open , High,LOW,Close", *rows, "", ""])
+    (tmp_path / "bars.csv").write_text(text)
+    (tmp_path / "crlf.csv").write_text("\ufeff" + text.replace("\n", "\r\n"), newline="")
+    (tmp_path / "bars.csv.gz").write_bytes(gzip.compress(text.encode()))
+    columns = {
+        "Date": np.array(["2024-01-02", "2024-01-03", "2024-01-04"], dtype="datetime64[D]"),
+        "Open": pa.array([1.0, 1, 2], pa.float32()),
+        "High": pa.array([2, 2, 2], pa.int64()),
+        "Low": [0.5, 1, 2],
+        "Close": ["1.5", "2", "2"],
+        "Note": ["a", "b", "c"],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "bars.parquet")
+    for name in ("bars.csv", "crlf.csv", "bars.csv.gz", "bars.parquet"):
+        bars = read_bars(tmp_path / name, spec(path=name))
+        assert bars.dates.astype("datetime64[D]").astype(str).tolist() == [
+            "2024-01-02",
+            "2024-01-03",
+            "2024-01-04",
+        ]
+        prices = [bars.open, bars.high, bars.low, bars.close]
+        np.testing.assert_array_equal(prices, [[1, 1, 2], [2, 2, 2], [0.5, 1, 2], [1.5, 2, 2]])
+
+
+def test_offsets_become_utc(tmp_path: Path) -> None:
+    """Moments with an offset are ordered by UTC, not by the clock they show."""
+    rows = ["2024-01-02T10:00:00+02:00,1,1,1,1", "2024-01-02T09:00:00Z,1,1,1,1"]
+    (tmp_path / "bars.csv").write_text("\n".join([HEADER, *rows]))
+    bars = read_bars(tmp_path / "bars.csv", spec())
+    assert bars.dates.astype(str).tolist() == [
+        "2024-01-02T08:00:00.000000",
+        "2024-01-02T09:00:00.000000",
+    ]
+
+
+GOOD = ["2024-01-02,10,12,9,11", "2024-01-03,11,12,9,10"]
+
+
+@pytest.mark.parametrize(
+    ("row", "where", "say"),
+    [
+        ("2024-01-04,11,9,12,10", "row 4, column high", "found 9; the high must not be below"),
+        ("2024-01-04,13,12,9,10", "row 4, column open", "found 13; the open must not be above"),
+        ("2024-01-04,8,12,9,10", "row 4, column open", "found 8; the open must not be below"),
+        ("2024-01-04,10,12,9,13", "row 4, column close", "found 13; the close must not be above"),
+        ("2024-01-04,10,12,9,8", "row 4, column close", "must not be below the low, 9"),
+        ("2024-01-04,0,12,9,10", "row 4, column open", '"0"; must be a positive number'),
+        ("2024-01-04,10,12,-9,10", "row 4, column low", '"-9"; must be a positive number'),
+        ("2024-01-03,10,12,9,10", "row 4, column date", "must not repeat the date of row 3"),
+        ("2024-01-01,10,12,9,10", "row 4, column date", "found 2024-01-01; dates must ascend"),
+        ("2024-02-30,10,12,9,10", "row 4, column date", '"2024-02-30"; must be a date in ISO'),
+        ("1/4/2024,10,12,9,10", "row 4, column date", "set data.date_format"),
+        (",10,12,9,10", "row 4, column date", "found an empty cell"),
+        ("2024-01-04,ten,12,9,10", "row 4, column open", '"ten"; must be a number'),
+        ("2024-01-04,10,12,9, ", "row 4, column close", "an empty cell; must be a number"),
+        ("2024-01-04,10,NaN,9,10", "row 4, column high", '"NaN"; must be a number'),
+        ("2024-01-04,10,inf,9,10", "row 4, column high", '"inf"; must be a number'),
+        ("2024-01-04,10,1e999,9,10", "row 4, column high", '"1e999"; must be a number'),
+        ("2024-01-04,10,12,9", "row 4", "found 4 cells; the header has 5"),
+        ("2024-01-04,10,12,9,10,7", "row 4", "found 6 cells; the header has 5"),
+    ],
+)
+def test_bad_row(tmp_path: Path, row: str, where: str, say: str) -> None:
+    """A bad row is told by file, row as an editor counts it, column, and what is wrong."""
+    (tmp_path / "bars.csv").write_text("\n".join([HEADER, *GOOD, row]))
+    with pytest.raises(InputError) as error:
+        read_bars(tmp_path / "bars.csv", spec())
+    (line,) = str(error.value).splitlines()
+    assert line.startswith(f"bars.csv, {where}: found ")
+    assert say in line
+
+
+def test_blank_line_counts(tmp_path: Path) -> None:
+    """A blank line is an empty row with a number, and the rows after it keep theirs."""
+    text = "\n".join([HEADER, GOOD[0], "", "2024-01-05,10,12,9,99", "x", "2024-01-06,a,1,1,1"])
+    (tmp_path / "bars.csv").write_text(text)
+    with pytest.raises(InputError) as error:
+        read_bars(tmp_path / "bars.csv", spec())
+    found = [fault.where for fault in error.value.faults]
+    assert found == [
+        "bars.csv, row 5",
+        "bars.csv, row 3, column date",
+        "bars.csv, row 3, column open",
+        "bars.csv, row 6, column open",
+        "bars.csv, row 3, column high",
+        "bars.csv, row 3, column low",
+        "bars.csv, row 3, column close",
+        "bars.csv, row 4, column close",
+    ]
+
+
+@pytest.mark.parametrize("where", [3, 70_000])
+def test_row_number_far_down(tmp_path: Path, where: int) -> None:
+    """Rows are counted right beyond the reader's first block, with a ragged row before them."""
+    days = np.arange(80_000).astype("datetime64[D]").astype(str)
+    lines = [HEADER, *(f"{day},10,12,9,11" for day in days)]
+    lines[where - 1] = "ragged"
+    lines[75_000 - 1] = f"{days[74_998]},10,12,9,13"
+    (tmp_path / "bars.csv").write_text("\n".join(lines))
+    with pytest.raises(InputError) as error:
+        read_bars(tmp_path / "bars.csv", spec())
+    found = [fault.where for fault in error.value.faults]
+    assert found == [f"bars.csv, row {where}", "bars.csv, row 75000, column close"]
+
+
+def test_many_faults_are_counted(tmp_path: Path) -> None:
+    """Ten faults of one rule are told, the others counted; another rule's are told as well."""
+    rows = [f"2024-01-{day:02},10,12,9,{13 if day < 20 else 8}" for day in range(1, 22)]
+    (tmp_path / "bars.csv").write_text("\n".join([HEADER, *rows]))
+    with pytest.raises(InputError) as error:
+        read_bars(tmp_path / "bars.csv", spec())
+    lines = str(error.value).splitlines()
+    assert len(lines) == 10 + 1 + 2
+    assert lines[10].startswith("bars.csv, column close: found these and 9 more;")
+
+
+def test_parquet_rows_count_from_0(tmp_path: Path) -> None:
+    """In Parquet a row is told by its index; null and NaN are faults, and so is a wrong type."""
+    day = np.arange(3).astype("datetime64[D]")
+    columns = {"date": day, "open": [1.0, None, 1], "high": [1.0, 1, np.nan], "low": [True] * 3}
+    pq.write_table(pa.table({**columns, "close": [1.0, 1, 1]}), tmp_path / "bars.parquet")
+    with pytest.raises(InputError) as error:
+        read_bars(tmp_path / "bars.parquet", spec(path="bars.parquet"))
+    lines = str(error.value).splitlines()
+    assert lines[0].startswith("bars.parquet, row 1, column open: found an empty cell; must be a")
+    assert lines[1].startswith('bars.parquet, row 2, column high: found "nan"; must be a number')
+    assert lines[2].startswith("bars.parquet, column low: found type bool; must hold numbers")
+    assert len(lines) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "say"),
+    [
+        ("bars.csv", None, "bars.csv: found no file at "),
+        ("bars.csv", b"", "bars.csv: found an empty file"),
+        ("bars.csv", b"\xff\xfe\x00,1\n", "bars.csv: found an unreadable file"),
+        ("bars.csv.gz", b"Date,Open\n", "bars.csv.gz: found an unreadable file (zlib inflate"),
+        ("bars.parquet", b"Date,Open\n" * 9, "bars.parquet: found an unreadable file (Could not"),
+        ("bars.xls", b"x", '$.data.path: found "bars.xls"; must end in .csv'),
+        ("bars.csv", b"Date;Open;High\n", "column low: found the columns Date;Open;High; there"),
+        ("bars.csv", b"Date,Open,High,Low\n", "bars.csv, column close: found the columns Date, "),
+        ("bars.csv", b"Date,Open,High,Low,Close,close\n", "there must be one column close"),
+    ],
+)
+def test_bad_file(tmp_path: Path, name: str, content: bytes | None, say: str) -> None:
+    """A file that is none, or lacks a column, is told with its name and what was found."""
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError) as error:
+        read_bars(tmp_path / name, spec(path=name))
+    assert say in str(error.value)
+
+
+def test_directory(tmp_path: Path) -> None:
+    """A directory is no file."""
+    with pytest.raises(InputError, match=r"bars\.csv: found a directory"):
+        read_bars(tmp_path, spec())
+
+
+def test_bad_date_format(tmp_path: Path) -> None:
+    """A format that Python cannot read is a fault of the spec, told once and not per row."""
+    (tmp_path / "bars.csv").write_text("\n".join([HEADER, *GOOD]))
+    with pytest.raises(InputError) as error:
+        read_bars(tmp_path / "bars.csv", spec(date_format="%Q"))
+    assert [fault.where for fault in error.value.faults] == ["$.data.date_format"]
