@@ -269,7 +269,7 @@ def fields(event: BaseModel) -> dict[str, Any]:
 
 def _finite(value: Any) -> Any:
     if isinstance(value, dict):
-        out = {}
+        out: dict[str, Any] = {}
         for key, item in value.items():
             if isinstance(item, float) and not math.isfinite(item):
                 out[key] = None

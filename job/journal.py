@@ -7,12 +7,15 @@ from typing import Any
 
 import structlog
 from pydantic import BaseModel
+from structlog.typing import EventDict
 
 from job.events import SCHEMA, fields
 
 Line = dict[str, Any]
 Sink = Callable[[Line, str], None]
 """Takes an event as a dict of JSON values and as its line."""
+
+RENDER = structlog.processors.JSONRenderer(allow_nan=False, ensure_ascii=False)
 
 
 class Journal:
@@ -40,15 +43,15 @@ class Journal:
         self._log.msg(values.pop("event"), **values)
         self.next_seq += 1
 
-    def _stamp(self, _: object, __: str, event: Line) -> Line:
+    def _stamp(self, _: object, __: str, event: EventDict) -> Line:
         envelope = {"ts": event.pop("ts"), "schema": SCHEMA, "run_id": self.run_id}
         return {**envelope, "seq": self.next_seq, "event": event.pop("event"), **event}
 
-    def _render(self, logger: object, name: str, event: Line) -> tuple[tuple[Line, str], Line]:
-        line = structlog.processors.JSONRenderer(allow_nan=False, ensure_ascii=False)(
-            logger, name, event
-        )
-        return (event, str(line)), {}
+    def _render(
+        self, _: object, __: str, event: EventDict
+    ) -> tuple[tuple[EventDict, str], dict[str, Any]]:
+        # What the last processor returns are the arguments of _Handed.msg.
+        return (event, str(RENDER(None, "", event))), {}
 
     def _hand(self, event: Line, line: str) -> None:
         for sink in self._sinks:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,12 +24,22 @@ class NotFinite(ArithmeticError):
         self.step = step
 
 
+class _Waiting(NamedTuple):
+    """A step not fetched yet."""
+
+    step: int
+    epoch: int
+    lr: float
+    flat: Tensor
+    audited: bool
+
+
 class Ledger:
     """Collects measurements on the device and fetches them in blocks: one copy a block."""
 
     def __init__(self, tasks: Sequence[str]) -> None:
         self.tasks = list(tasks)
-        self.waiting: list[tuple[Step, Tensor, bool]] = []
+        self.waiting: list[_Waiting] = []
         self.sums = torch.zeros(len(SUMS), len(self.tasks), dtype=torch.float64)
         """Over the epoch's steps so far; part of the run's state."""
         self.count = 0
@@ -56,23 +67,22 @@ class Ledger:
             measured.gram.flatten(),
             torch.stack([measured.skipped, measured.halted]),
         ]
-        stub = Step.model_construct(step=step, epoch=epoch, lr=lr, tasks={}, cosine_min=None)
-        self.waiting.append((stub, torch.cat(parts), audit is not None))
+        self.waiting.append(_Waiting(step, epoch, lr, torch.cat(parts), audit is not None))
 
     def fetch(self) -> Iterator[Step]:
         """Events of the steps since the last fetch; raises NotFinite at the first halted one."""
         if not self.waiting:
             return
-        block = torch.stack([flat for _, flat, _ in self.waiting]).cpu().double()
+        block = torch.stack([w.flat for w in self.waiting]).cpu().double()
         step_ms = (time.perf_counter() - self.since) * 1e3 / len(self.waiting)
         waiting, self.waiting = self.waiting, []
-        for (stub, _, audited), values in zip(waiting, block, strict=True):
-            yield self._event(stub, _Values(values, len(self.tasks)), audited, step_ms)
+        for at, row in zip(waiting, block, strict=True):
+            yield self._event(at, _Values(row, len(self.tasks)), step_ms)
         self.start_clock()
 
-    def _event(self, stub: Step, v: _Values, audited: bool, step_ms: float) -> Step:
+    def _event(self, at: _Waiting, v: _Values, step_ms: float) -> Step:
         if v.halted:
-            raise NotFinite(stub.step, v.culprit(self.tasks))
+            raise NotFinite(at.step, v.culprit(self.tasks))
         if not v.skipped:
             self.sums += torch.stack(
                 [v.weights, v.norms, v.shares, v.weights * v.norms, v.weights * v.head_norms]
@@ -93,15 +103,16 @@ class Ledger:
                 grad_share=share,
                 head_grad_norm=head,
                 cosine=cosine,
-                shared_grad_norm=exact if audited else None,
+                shared_grad_norm=exact if at.audited else None,
             )
-        return stub.model_copy(
-            update={
-                "tasks": tasks,
-                "cosine_min": v.cosine_min,
-                "step_ms": step_ms,
-                "skipped": v.skipped,
-            }
+        return Step.model_construct(  # built from floats of our own: nothing to validate
+            step=at.step,
+            epoch=at.epoch,
+            tasks=tasks,
+            cosine_min=v.cosine_min,
+            lr=at.lr,
+            step_ms=step_ms,
+            skipped=v.skipped,
         )
 
     def means(self) -> dict[str, dict[str, float]]:

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
+from typing import Any
 
 import torch
 
@@ -79,11 +80,9 @@ class Run:
             self._finish(training, reason, code, error)
         return code
 
-    def _recorded(self) -> dict[str, object] | None:
+    def _recorded(self) -> dict[str, Any] | None:
         try:
-            result: dict[str, object] = json.loads(
-                self.store.get(f"{self.folder}/result.json").data
-            )
+            result: dict[str, Any] = json.loads(self.store.get(f"{self.folder}/result.json").data)
         except Missing:
             return None
         return result

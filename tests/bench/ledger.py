@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from pydantic import TypeAdapter
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -127,10 +128,7 @@ def sides(tasks: list[spec.Task], batch: int, device: str) -> dict[str, Side]:
 
     def ledger(kind: dict[str, object]) -> Side:
         model, optimizer = network()
-        section = spec.JobSpec.model_fields["balance"]
-        from pydantic import TypeAdapter
-
-        chosen = TypeAdapter(section.annotation).validate_python(kind)
+        chosen: spec.Balance = TypeAdapter(spec.Balance).validate_python(kind)
         names, sizes = [t.name for t in tasks], [1] * len(tasks)
         balancer = balance.make(chosen, names, sizes).to(device)
         stepper = Stepper(model, [TaskLoss(t).to(device) for t in tasks], balancer)

@@ -1,0 +1,143 @@
+"""The job's command line: run, validate, schema, compare."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from job.faults import InputError
+from job.read_spec import read_spec
+from job.read_spec import schema as spec_schema
+
+# Loading torch takes seconds; what does without it must not pay. So the commands that train import
+# it themselves.
+
+INVALID = 2
+RUN_ID = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?")
+
+app = typer.Typer(
+    name="python -m job",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Train one network on several tasks, and say which one starves.\n\n"
+    "Exit codes: 0 done, gates passed; 1 failed; 2 invalid spec, data or usage; 6 gates failed; "
+    "75 interrupted, resumable with the same --run-id.",
+)
+
+Spec = Annotated[Path, typer.Argument(metavar="SPEC", help="The job spec, a JSON file.")]
+Json = Annotated[bool, typer.Option("--json", help="JSON lines instead of text.")]
+
+
+@app.command()
+def run(
+    spec: Spec,
+    store: Annotated[str, typer.Option(help="Where runs are kept: a directory.")] = "runs",
+    run_id: Annotated[
+        str | None,
+        typer.Option(help="Name of the run; an unfinished run of that name goes on."),
+    ] = None,
+    as_json: Json = False,
+    pretty: Annotated[
+        bool, typer.Option("--pretty", help="Text even where the output is not a terminal.")
+    ] = False,
+) -> None:
+    """Train a spec and end with the verdict of its gates."""
+    if as_json and pretty:
+        raise typer.BadParameter("choose one of --json and --pretty")
+    if run_id is not None and not RUN_ID.fullmatch(run_id):
+        raise typer.BadParameter(f"a run id is of a-z, 0-9 and -, at most 64; found {run_id!r}")
+    job = read_spec(spec)
+
+    from job.data import load
+    from job.journal import print_line
+    from job.run import run as train
+    from job.show import Readable
+    from job.store import open_store
+
+    data = load(job, spec.resolve().parent)
+    show = Readable() if pretty or (sys.stdout.isatty() and not as_json) else print_line
+    raise typer.Exit(train(job, data, open_store(store), run_id or new_run_id(), [show]))
+
+
+@app.command()
+def validate(
+    spec: Spec,
+    with_data: Annotated[
+        bool, typer.Option("--data/--no-data", help="Check the spec against its data as well.")
+    ] = True,
+) -> None:
+    """Say whether a spec is valid: nothing wrong, or one line per fault."""
+    job = read_spec(spec)
+    if with_data:
+        from job.data import load
+
+        data = load(job, spec.resolve().parent)
+        counts = f"{len(data.train.features)} training, {len(data.validation.features)} validation"
+        typer.echo(f"{spec}: valid; {counts} samples; content {job.content_hash()[:12]}")
+    else:
+        typer.echo(f"{spec}: valid, data not looked at; content {job.content_hash()[:12]}")
+
+
+@app.command()
+def schema(
+    events: Annotated[
+        bool, typer.Option("--events", help="Of the events instead of the spec.")
+    ] = False,
+) -> None:
+    """Print the JSON Schema of the spec."""
+    from job.events import schema as event_schema
+
+    typer.echo(json.dumps(event_schema() if events else spec_schema(), indent=2))
+
+
+@app.command()
+def compare(
+    specs: Annotated[list[Path], typer.Argument(metavar="SPEC...", help="Specs to compare.")],
+    balance: Annotated[
+        str, typer.Option(help="Balancers to try on each spec: kinds, or torchjd:NAME; by comma.")
+    ] = "",
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds per row: 0, 1, …")] = 1,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Runs at the same time, each on one thread.")
+    ] = 1,
+    as_json: Json = False,
+) -> None:
+    """Train specs, or one under several balancers, side by side; print one table."""
+    from job.compare import compare as run_all
+    from job.compare import summary, table, variants
+
+    rows = [v for path in specs for v in variants(read_spec(path), path, balance)]
+    results = run_all(rows, seeds, workers, progress=lambda text: typer.echo(text, err=True))
+    if as_json:
+        for row in summary(results):
+            typer.echo(json.dumps(row))
+    else:
+        table(summary(results))
+
+
+def new_run_id() -> str:
+    """Sortable by time, and not taken by another run of the same second."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def main(argv: list[str] | None = None) -> Any:
+    """Run a command; a user's fault becomes one line each on stderr and exit code 2."""
+    try:
+        return app(argv)
+    except InputError as error:
+        for fault in error.faults:
+            print(fault, file=sys.stderr)
+        sys.exit(INVALID)
+
+
+if __name__ == "__main__":
+    main()
