@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import signal
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +20,7 @@ from job.read_spec import schema as spec_schema
 # Loading torch takes seconds; what does without it must not pay. So the commands that train import
 # it themselves.
 
-INVALID = 2
+FAILED, INVALID, INTERRUPTED = 1, 2, 75
 RUN_ID = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?")
 
 app = typer.Typer(
@@ -40,11 +41,22 @@ Json = Annotated[bool, typer.Option("--json", help="JSON lines instead of text."
 @app.command()
 def run(
     spec: Spec,
-    store: Annotated[str, typer.Option(help="Where runs are kept: a directory.")] = "runs",
+    store: Annotated[
+        str, typer.Option(help="Where runs are kept: a directory, or s3://bucket/prefix.")
+    ] = "runs",
     run_id: Annotated[
         str | None,
         typer.Option(help="Name of the run; an unfinished run of that name goes on."),
     ] = None,
+    resume: Annotated[
+        str | None, typer.Option(metavar="RUN_ID", help="The same, but the run must exist.")
+    ] = None,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="Do not wait for a holder that may be alive.")
+    ] = False,
+    grace: Annotated[
+        float, typer.Option(min=0, help="Seconds that a signal leaves for a last checkpoint.")
+    ] = 5.0,
     as_json: Json = False,
     pretty: Annotated[
         bool, typer.Option("--pretty", help="Text even where the output is not a terminal.")
@@ -53,19 +65,39 @@ def run(
     """Train a spec and end with the verdict of its gates."""
     if as_json and pretty:
         raise typer.BadParameter("choose one of --json and --pretty")
-    if run_id is not None and not RUN_ID.fullmatch(run_id):
-        raise typer.BadParameter(f"a run id is of a-z, 0-9 and -, at most 64; found {run_id!r}")
+    if run_id and resume:
+        raise typer.BadParameter("choose one of --run-id and --resume")
+    name = run_id or resume or new_run_id()
+    if not RUN_ID.fullmatch(name):
+        raise typer.BadParameter(f"a run id is of a-z, 0-9 and -, at most 64; found {name!r}")
+    # Until the run has its own handlers nothing is lost by a signal: it is resumable at once.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(INTERRUPTED))
     job = read_spec(spec)
+
+    from job.claim import claim, finished_code
+    from job.store import open_store
+
+    where, key = open_store(store), f"{job.name}/{name}"
+    code = finished_code(where, key)
+    if code is not None:
+        typer.echo(f"run {name} has finished; its exit code was {code}", err=True)
+        raise typer.Exit(code)
 
     from job.data import load
     from job.journal import print_line
     from job.run import run as train
     from job.show import Readable
-    from job.store import open_store
+    from job.train import Training
 
-    data = load(job, spec.resolve().parent)
-    show = Readable() if pretty or (sys.stdout.isatty() and not as_json) else print_line
-    raise typer.Exit(train(job, data, open_store(store), run_id or new_run_id(), [show]))
+    readable = Readable() if pretty or (sys.stdout.isatty() and not as_json) else None
+    training = Training(job, load(job, spec.resolve().parent))
+    claimed = claim(where, job, key, take_over=take_over, must_exist=resume is not None)
+    try:
+        raise typer.Exit(train(training, claimed, name, [readable or print_line], grace))
+    finally:
+        if readable is not None:
+            readable.close()
 
 
 @app.command()
@@ -79,8 +111,10 @@ def validate(
     job = read_spec(spec)
     if with_data:
         from job.data import load
+        from job.train import balancer
 
         data = load(job, spec.resolve().parent)
+        balancer(job, data)
         counts = f"{len(data.train.features)} training, {len(data.validation.features)} validation"
         typer.echo(f"{spec}: valid; {counts} samples; content {job.content_hash()[:12]}")
     else:
@@ -90,11 +124,11 @@ def validate(
 @app.command()
 def schema(
     events: Annotated[
-        bool, typer.Option("--events", help="Of the events instead of the spec.")
+        bool, typer.Option("--events", help="Of a line of `run --json` instead.")
     ] = False,
 ) -> None:
     """Print the JSON Schema of the spec."""
-    from job.events import schema as event_schema
+    from job.event_schema import schema as event_schema
 
     typer.echo(json.dumps(event_schema() if events else spec_schema(), indent=2))
 
@@ -105,21 +139,29 @@ def compare(
     balance: Annotated[
         str, typer.Option(help="Balancers to try on each spec: kinds, or torchjd:NAME; by comma.")
     ] = "",
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds per row: 0, 1, …")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds per row, from the spec's on.")] = 1,
     workers: Annotated[
         int, typer.Option(min=1, help="Runs at the same time, each on one thread.")
     ] = 1,
     as_json: Json = False,
 ) -> None:
-    """Train specs, or one under several balancers, side by side; print one table."""
-    from job.compare import compare as run_all
-    from job.compare import summary, table, variants
+    """Train specs, or each under several balancers, side by side; print one table.
 
-    rows = [v for path in specs for v in variants(read_spec(path), path, balance)]
+    Means ± standard deviations over the seeds. drop: share that the loss fell since epoch 1.
+    skill: 1 − loss / the strongest trivial prediction's. pull z, pull head: the task's mean
+    weighted gradient norm over the last epoch, at the shared representation and at its head's
+    output weights, over the geometric mean of all tasks': a task at 0.1 pulls a hundredth of one
+    at 10.
+    """
+    from job.compare import compare as run_all
+    from job.compare import variants
+    from job.summary import summary, table
+
+    rows = variants({path: read_spec(path) for path in specs}, balance)
     results = run_all(rows, seeds, workers, progress=lambda text: typer.echo(text, err=True))
     if as_json:
         for row in summary(results):
-            typer.echo(json.dumps(row))
+            typer.echo(json.dumps(row, allow_nan=False))
     else:
         table(summary(results))
 
@@ -130,9 +172,20 @@ def new_run_id() -> str:
 
 
 def main(argv: list[str] | None = None) -> Any:
-    """Run a command; a user's fault becomes one line each on stderr and exit code 2."""
+    """Run a command; a user's fault becomes one line each on stderr and exit code 2.
+
+    A run that cannot be taken or stored becomes one line and exit code 1.
+    """
+    from job.claim import Refused
+    from job.document import Damaged, Fenced
+    from job.lease import Held
+    from job.store import StoreError
+
     try:
         return app(argv)
+    except (Refused, Held, Fenced, Damaged, StoreError) as refusal:
+        print(f"evengrad: {refusal}", file=sys.stderr)
+        sys.exit(FAILED)
     except InputError as error:
         for fault in error.faults:
             print(fault, file=sys.stderr)

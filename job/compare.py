@@ -1,4 +1,4 @@
-"""Runs side by side: specs × balancers × seeds, and one table of what became of each task."""
+"""Runs side by side: specs × balancers × seeds."""
 
 from __future__ import annotations
 
@@ -6,22 +6,20 @@ import json
 import math
 import multiprocessing
 import statistics
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
-from rich.console import Console
-from rich.table import Table
 
 from job.events import Epoch, GateResult, Step
+from job.faults import InputError
 from job.read_spec import parse_spec
 from job.spec import JobSpec
-
-EARLY = 5
-"""The epoch at which an early drop is read: the acceptance test's."""
 
 
 @dataclass(frozen=True)
@@ -40,42 +38,79 @@ class Outcome:
 
     variant: str
     seed: int
-    epochs: list[Epoch]
-    gates: list[GateResult]
-    step_ms: float
-    error: str | None
+    epochs: list[Epoch] = field(default_factory=list)
+    gates: list[GateResult] = field(default_factory=list)
+    step_ms: float = math.nan
+    """Median."""
+    error: str | None = None
 
 
-def variants(spec: JobSpec, path: Path, balance: str) -> list[Variant]:
-    """The spec under each balancer named (`kind` or `torchjd:NAME`, by comma), or as it is.
+def variants(specs: Mapping[Path, JobSpec], balance: str) -> list[Variant]:
+    """Each spec, by its path, under each balancer named (`kind` or `torchjd:NAME`, by comma).
 
-    Weights that the spec gives are kept where the balancer takes weights. Raises InputError.
+    No balancer named: each spec as it is. Weights that a spec gives are kept where the balancer
+    takes weights. Raises InputError.
     """
-    folder = path.resolve().parent
+    names = list(dict.fromkeys(filter(None, map(str.strip, balance.split(",")))))
+    stems = [path.stem for path in specs]
     rows = []
-    for name in filter(None, (part.strip() for part in balance.split(","))):
-        kind, _, method = name.partition(":")
-        chosen: dict[str, Any] = {"kind": kind}
-        if kind == "torchjd":
-            chosen["method"] = method
-        elif weights := getattr(spec.balance, "weights", None):
-            chosen["weights"] = weights
-        content = json.loads(spec.canonical()) | {"balance": chosen}
-        rows.append(Variant(name, parse_spec(json.dumps(content), f"--balance {name}"), folder))
-    return rows or [Variant(path.stem, spec, folder)]
+    for path, spec in specs.items():
+        label = path.stem if stems.count(path.stem) == 1 else str(path)
+        folder = path.resolve().parent
+        for name in names:
+            full = f"{label}, {name}" if len(specs) > 1 else name
+            rows.append(Variant(full, _balanced(spec, name), folder))
+        if not names:
+            rows.append(Variant(label, spec, folder))
+    return rows
+
+
+def _balanced(spec: JobSpec, name: str) -> JobSpec:
+    kind, _, method = name.partition(":")
+    chosen: dict[str, Any] = {"kind": kind}
+    if kind == "torchjd":
+        chosen["method"] = method
+    elif weights := getattr(spec.balance, "weights", None):
+        chosen["weights"] = weights
+    try:
+        return parse_spec(json.dumps(json.loads(spec.canonical()) | {"balance": chosen}))
+    except InputError as error:
+        raise _named(error, name) from None
+
+
+def _named(error: InputError, balancer: str) -> InputError:
+    """The same faults, where the user wrote what is at fault."""
+    return InputError([replace(fault, where=f"--balance {balancer}") for fault in error.faults])
+
+
+def check(rows: Sequence[Variant]) -> None:
+    """Raise InputError where a row's data or balancer cannot be had, before anything trains."""
+    from job.data import load
+    from job.train import balancer
+
+    for row in rows:
+        balancer(row.spec, load(row.spec, row.folder))
 
 
 def compare(
     rows: Sequence[Variant], seeds: int, workers: int, progress: Callable[[str], None]
 ) -> list[Outcome]:
-    """Train every row on every seed, `workers` at a time, each in its own process."""
+    """Train every row on every seed, `workers` at a time, in processes beside this one.
+
+    Raises InputError, before anything trains, where a row's data or balancer cannot be had.
+    """
     jobs = [(row, row.spec.seed + s) for s in range(seeds) for row in rows]
     results = []
+    check(rows)
     # Spawned, since a forked child of a process that has used torch may hang.
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        futures = [pool.submit(train, row, seed, workers > 1) for row, seed in jobs]
+        futures = {pool.submit(train, row, seed, workers > 1): (row, seed) for row, seed in jobs}
         for done, future in enumerate(as_completed(futures), 1):
-            outcome = future.result()
+            try:
+                outcome = future.result()
+            except BrokenProcessPool:
+                row, seed = futures[future]
+                outcome = Outcome(row.name, seed, error="its process, or one beside it, was killed")
             results.append(outcome)
             end = outcome.error or f"{len(outcome.epochs)} epochs"
             progress(f"{done}/{len(jobs)} {outcome.variant}, seed {outcome.seed}: {end}")
@@ -103,104 +138,13 @@ def train(row: Variant, seed: int, one_thread: bool) -> Outcome:
         elif isinstance(event, Step):
             step_ms.append(event.step_ms)
 
-    training = Training(spec, load(spec, row.folder))
-    error = None
     try:
+        training = Training(spec, load(spec, row.folder))
         training.run(emit, save=lambda: None, stopping=lambda: False)
     except NotFinite as fault:
-        error = str(fault)
+        return Outcome(row.name, seed, error=str(fault))
+    except Exception as fault:
+        traceback.print_exc()
+        return Outcome(row.name, seed, error=f"{type(fault).__name__}: {fault}")
     gates = training.verdict.final(training.at.epoch)
-    median = statistics.median(step_ms) if step_ms else math.nan
-    return Outcome(row.name, seed, epochs, gates, median, error)
-
-
-def summary(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
-    """Per row and task: mean and standard deviation over the seeds, as JSON values.
-
-    A spread over one seed is null, and so is a mean over a run that failed.
-    """
-    rows: dict[str, list[Outcome]] = {}
-    for outcome in outcomes:
-        rows.setdefault(outcome.variant, []).append(outcome)
-    return [_row(name, runs) for name, runs in rows.items()]
-
-
-def _row(name: str, runs: list[Outcome]) -> dict[str, Any]:
-    whole = [run for run in runs if run.error is None]
-    gates = zip(*(run.gates for run in runs), strict=True)
-    row: dict[str, Any] = {
-        "row": name,
-        "seeds": len(runs),
-        "failed": [f"seed {run.seed}: {run.error}" for run in runs if run.error],
-        "step_ms": _spread([run.step_ms for run in whole]),
-        "gates": {column[0].gate: sum(g.passed for g in column) for column in gates},
-        "tasks": {},
-    }
-    for task in whole[0].epochs[-1].tasks if whole else {}:
-        early = [run.epochs[min(EARLY, len(run.epochs)) - 1].tasks[task] for run in whole]
-        last = [run.epochs[-1].tasks[task] for run in whole]
-        row["tasks"][task] = {
-            f"drop_{EARLY}": _spread([t.drop for t in early]),
-            "drop": _spread([t.drop for t in last]),
-            "val_drop": _spread([t.val_drop for t in last]),
-            "loss": _spread([t.train_loss_original for t in last]),
-            "val_loss": _spread([t.val_loss_original for t in last]),
-            "skill": _spread([t.skill for t in last]),
-            "val_skill": _spread([t.val_skill for t in last]),
-            "weight": _spread([t.weight for t in last]),
-            "grad_share": _spread([t.grad_share for t in last]),
-            "pull": _spread([t.pull for t in last]),
-            "head_pull": _spread([t.head_pull for t in last]),
-        }
-    return row
-
-
-def _spread(values: list[float]) -> dict[str, float | None]:
-    finite = [v for v in values if math.isfinite(v)]
-    whole = len(finite) == len(values) and bool(values)
-    return {
-        "mean": statistics.fmean(values) if whole else None,
-        "sd": statistics.stdev(values) if whole and len(values) > 1 else None,
-    }
-
-
-def table(rows: Sequence[dict[str, Any]]) -> None:
-    """Print the summary, a line per row and task, for a person."""
-    columns = {
-        f"drop by {EARLY}": (f"drop_{EARLY}", "%"),
-        "drop at end": ("drop", "%"),
-        "loss": ("loss", ""),
-        "validation": ("val_loss", ""),
-        "skill": ("skill", "%"),
-        "val. skill": ("val_skill", "%"),
-        "share at z": ("grad_share", "%"),
-        "weight": ("weight", ""),
-    }
-    shown = Table()
-    shown.add_column("row")
-    shown.add_column("task")
-    for title in columns:
-        shown.add_column(title, justify="right")
-    console = Console(width=150 if not Console().is_terminal else None, highlight=False)
-    for row in rows:
-        ms = _cell(row["step_ms"], "")
-        label = f"{row['row']}\n[dim]{row['seeds']} seeds, {ms} ms a step[/]"
-        for i, (task, values) in enumerate(row["tasks"].items()):
-            cells = [_cell(values[key], form) for key, form in columns.values()]
-            shown.add_row(label if i == 0 else "", task, *cells)
-        for failed in row["failed"]:
-            shown.add_row(label if not row["tasks"] else "", f"[red]{failed}[/]")
-        shown.add_section()
-    console.print(shown)
-    for row in rows:
-        for gate, passed in row["gates"].items():
-            console.print(f"{row['row']}: {gate}: {passed} of {row['seeds']} seeds")
-
-
-def _cell(spread: dict[str, float | None], form: str) -> str:
-    mean, sd = spread["mean"], spread["sd"]
-    if mean is None:
-        return "-"
-    scale, digits = (100, ".1f") if form else (1, ".3g")
-    around = "" if sd is None else f" ± {sd * scale:{digits}}"
-    return f"{mean * scale:{digits}}{around}{form}"
+    return Outcome(row.name, seed, epochs, gates, statistics.median(step_ms))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,14 +16,13 @@ BATCH = 512
 """Samples per forward pass."""
 
 
-class Losses:
+class Losses(NamedTuple):
     """Mean losses of K tasks over a split, on the host."""
 
-    def __init__(self, transformed: list[float], original: list[float]) -> None:
-        self.transformed = transformed
-        """[K]."""
-        self.original = original
-        """[K], in original units."""
+    transformed: list[float]
+    """[K]."""
+    original: list[float]
+    """[K], in original units."""
 
 
 @torch.no_grad()
@@ -32,9 +32,8 @@ def evaluate(
     """Mean losses over at most `most` samples of a split, evenly spaced; fp32, without dropout."""
     total = torch.zeros(2, len(losses), dtype=torch.float64, device=device)
     count = len(split.features)
-    chosen = torch.arange(count)
-    if count > most:
-        chosen = torch.linspace(0, count - 1, most).round().long()
+    used = min(count, most)
+    chosen = torch.arange(used) * count // used
     was_training = model.training
     model.eval()
     for features, targets in batches(split, chosen, BATCH, losses, device):
@@ -43,7 +42,7 @@ def evaluate(
         total[0] += torch.stack([loss for loss, _ in pairs]).double() * len(features)
         total[1] += torch.stack([loss for _, loss in pairs]).double() * len(features)
     model.train(was_training)
-    transformed, original = (total / len(chosen)).tolist()
+    transformed, original = (total / used).tolist()
     return Losses(transformed, original)
 
 
@@ -51,7 +50,8 @@ def batches(
     split: Split, order: Tensor, size: int, losses: Sequence[TaskLoss], device: torch.device
 ) -> Iterator[tuple[Tensor, list[Tensor]]]:
     """The samples in an order [n] as batches on the device: features and the tasks' targets."""
-    for index in order.split(size):
+    for start in range(0, len(order), size):  # order.split would make a batch of no samples
+        index = order[start : start + size]
         targets = [split.targets[loss.task.name][index] for loss in losses]
         features = split.features[index]
         if device.type == "cuda":  # pinned, so that the copy does not wait

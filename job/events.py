@@ -1,8 +1,8 @@
 """The typed events of a run, in the order in which they come, and their published schema.
 
 Every line of a run's record is one event: `ts` (UTC, ISO 8601), `schema`, `run_id`, `seq`
-(gapless), `event`, then the fields below. Numbers are JSON numbers, or null beside
-`<field>_nonfinite: true`.
+(gapless), `event`, then the fields below; one that is None is left out. Numbers are JSON numbers,
+or null beside `<field>_nonfinite: true`.
 """
 
 from __future__ import annotations
@@ -163,6 +163,20 @@ class Epoch(Record):
     """Training and evaluation."""
     samples_per_second: float
     """Training samples, evaluation not counted."""
+    checkpoint_age: float | None = None
+    """Seconds since the newest durable checkpoint was taken; null before the first."""
+
+
+class Superseded(Record):
+    """The run went back to a checkpoint: what it had recorded after that counts no more."""
+
+    event: Literal["superseded"] = "superseded"
+    step: int
+    """Steps that the checkpoint holds; 0 for a start from the beginning."""
+    from_seq: int
+    """First event superseded."""
+    to_seq: int
+    """Last event superseded. Of these, only the kinds that tell of training are."""
 
 
 class Alarm(Record):
@@ -246,16 +260,11 @@ class RunFinished(Record):
 
 
 Event = Annotated[
-    RunStarted | Step | Epoch | Alarm | CheckpointSaved | GateResult | RunFinished,
+    RunStarted | Step | Epoch | Superseded | Alarm | CheckpointSaved | GateResult | RunFinished,
     Field(discriminator="event"),
 ]
 
 EVENT: TypeAdapter[Event] = TypeAdapter(Event)
-
-
-def schema() -> dict[str, Any]:
-    """JSON Schema of an event without its envelope (`ts`, `schema`, `run_id`, `seq`)."""
-    return EVENT.json_schema()
 
 
 def fields(event: BaseModel) -> dict[str, Any]:
@@ -263,20 +272,26 @@ def fields(event: BaseModel) -> dict[str, Any]:
 
     A field that may be null and is, such as `shared_grad_norm` between audits, is left out.
     """
-    finite: dict[str, Any] = _finite(event.model_dump(exclude_none=True))
-    return finite
+    return _finite(event.model_dump(exclude_none=True))
 
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        out: dict[str, Any] = {}
-        for key, item in value.items():
-            if isinstance(item, float) and not math.isfinite(item):
-                out[key] = None
+def _finite(record: dict[str, Any]) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in record.items():
+        if _is_broken(value):
+            out[key], out[f"{key}_nonfinite"] = None, True
+        elif isinstance(value, dict):
+            out[key] = _finite(value)
+        elif isinstance(value, list):
+            out[key] = [
+                _finite(x) if isinstance(x, dict) else None if _is_broken(x) else x for x in value
+            ]
+            if any(map(_is_broken, value)):
                 out[f"{key}_nonfinite"] = True
-            else:
-                out[key] = _finite(item)
-        return out
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return value
+        else:
+            out[key] = value
+    return out
+
+
+def _is_broken(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,17 +18,18 @@ Line = dict[str, Any]
 Sink = Callable[[Line, str], None]
 """Takes an event as a dict of JSON values and as its line."""
 
-RENDER = structlog.processors.JSONRenderer(allow_nan=False, ensure_ascii=False)
+RENDER = structlog.processors.JSONRenderer(allow_nan=False)
 
 
 class Journal:
-    """Numbers events and hands each to every sink: the terminal, the store."""
+    """Numbers events and hands each to every sink: the terminal, the store. For many threads."""
 
     def __init__(self, run_id: str, sinks: Sequence[Sink], next_seq: int = 1) -> None:
         self.run_id = run_id
         self.next_seq = next_seq
         """Of the next event; part of the run's state."""
         self._sinks = list(sinks)
+        self._lock = threading.Lock()
         self._log = structlog.wrap_logger(
             _Handed(self._hand),
             processors=[
@@ -40,8 +44,9 @@ class Journal:
     def emit(self, event: BaseModel) -> None:
         """Write one event of job.events."""
         values = fields(event)
-        self._log.msg(values.pop("event"), **values)
-        self.next_seq += 1
+        with self._lock:
+            self._log.msg(values.pop("event"), **values)
+            self.next_seq += 1
 
     def _stamp(self, _: object, __: str, event: EventDict) -> Line:
         envelope = {"ts": event.pop("ts"), "schema": SCHEMA, "run_id": self.run_id}
@@ -67,4 +72,12 @@ class _Handed:
 
 def print_line(_: Line, line: str) -> None:
     """Sink: the raw line on stdout, at once."""
-    print(line, flush=True)
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        discard_stdout()
+
+
+def discard_stdout() -> None:
+    """Send stdout nowhere from now on. A run outlives its reader: its record is in the store."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -32,7 +32,13 @@ def build(optimizer: spec.AdamW, balance: spec.Balance, stepper: Stepper) -> tor
         {"params": list(parameters), "lr": lr, "base_lr": lr, "weight_decay": decay, "room": room}
         for room, lr, decay, parameters in rooms
     ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], betas=optimizer.betas, fused=True)
+    adamw = torch.optim.AdamW([g for g in groups if g["params"]], betas=optimizer.betas, fused=True)
+    for group in adamw.param_groups:
+        for p in group["params"]:
+            # What the first step would make: so a state has all its tensors from the start.
+            moments = {name: torch.zeros_like(p) for name in ("exp_avg", "exp_avg_sq")}
+            adamw.state[p] = {"step": torch.zeros((), device=p.device), **moments}
+    return adamw
 
 
 def factor(schedule: str, step: int, steps: int) -> float:

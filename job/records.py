@@ -1,37 +1,134 @@
-"""A run's events in the store: immutable segments of JSON lines, each named by its first seq."""
+"""A run's events in the store: immutable segments of JSON lines that tell their own completeness.
+
+`events/<lease epoch>-<first seq>-<last seq>-<SHA-256, 16 digits>.jsonl`. While the store is down,
+segments wait in a local folder, in order; none is dropped.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import tempfile
+import threading
 import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
 
 from job.journal import Line
-from job.store import Store
+from job.store import Store, Unavailable
 
-SECONDS = 5.0
-"""Between segments, at most, while events come."""
+SPOOL_BYTES = 256 << 20
+"""Most that waits locally while the store is down."""
+
+
+class UploadFailed(Exception):
+    """The store was out of reach for longer, or for more, than the run may bear."""
+
+
+class Segment(NamedTuple):
+    """What the key of a segment says."""
+
+    key: str
+    epoch: int
+    first: int
+    last: int
+    digest: str
+
+    @classmethod
+    def named(cls, key: str) -> Segment | None:
+        """From a key; None where it is not one of a segment."""
+        parts = key.rpartition("/")[2].removesuffix(".jsonl").split("-")
+        try:
+            epoch, first, last = map(int, parts[:3])
+            (digest,) = parts[3:]
+        except ValueError:
+            return None
+        return cls(key, epoch, first, last, digest)
+
+
+def digest_of(data: bytes) -> str:
+    """The digest in a segment's name."""
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def spool_of(store: Store, run: str) -> Path:
+    """Where a run's segments wait on this machine; another for the same name in another store."""
+    place = hashlib.sha256(store.url.encode()).hexdigest()[:8]
+    return Path(tempfile.gettempdir()) / f"evengrad-{place}" / run
+
+
+def upload(store: Store, run: str, waiting: Iterable[Path]) -> int:
+    """Send spooled segments, in order, each removed when it is stored; returns their bytes."""
+    size = 0
+    for path in waiting:
+        data = path.read_bytes()
+        store.put(f"{run}/events/{path.name}", data)
+        path.unlink(missing_ok=True)
+        size += len(data)
+    return size
 
 
 class Records:
-    """Sink that keeps lines and stores them as segments."""
+    """Sink that keeps lines, and stores them as segments when flushed; safe between threads."""
 
-    def __init__(self, store: Store, run: str, epoch: int = 0) -> None:
+    def __init__(self, store: Store, run: str, epoch: int, offline_seconds: float) -> None:
         self.store, self.run, self.epoch = store, run, epoch
-        self.waiting: list[str] = []
-        self.first_seq = 0
-        self.since = time.monotonic()
+        self.offline_seconds = offline_seconds
+        self.spool = spool_of(store, run)
+        self.spooled = 0
+        """Bytes waiting locally."""
+        self.down_since: float | None = None
+        """When the store was first found out of reach, by the monotonic clock."""
+        self._lines: list[str] = []
+        self._first = 0
+        self._adding, self._flushing = threading.Lock(), threading.Lock()
 
     def __call__(self, event: Line, line: str) -> None:
         """Keep one event's line."""
-        if not self.waiting:
-            self.first_seq = event["seq"]
-        self.waiting.append(line)
-        if time.monotonic() - self.since > SECONDS:
-            self.flush()
+        with self._adding:
+            if not self._lines:
+                self._first = event["seq"]
+            self._lines.append(line)
 
     def flush(self) -> None:
-        """Store what has not been stored yet."""
-        self.since = time.monotonic()
-        if self.waiting:
-            key = f"{self.run}/events/{self.epoch:06d}-{self.first_seq:012d}.jsonl"
-            self.store.put_if_absent(key, "".join(f"{x}\n" for x in self.waiting).encode())
-            self.waiting.clear()
+        """Store what has not been stored.
+
+        Where the store is out of reach, keep it in the spool; raises UploadFailed once it has
+        been for longer than the spec bears, or the spool is full.
+        """
+        with self._flushing:
+            with self._adding:
+                lines, self._lines, first = self._lines, [], self._first
+            if lines:
+                data = "".join(f"{line}\n" for line in lines).encode()
+                name = f"{self.epoch:06d}-{first:012d}-{first + len(lines) - 1:012d}"
+                self._spool(f"{name}-{digest_of(data)}.jsonl", data)
+            try:
+                self.spooled -= upload(self.store, self.run, self._mine())
+                self.down_since = None
+            except Unavailable as down:
+                self.spooled = sum(path.stat().st_size for path in self._mine())
+                self._bear(down)
+
+    def _mine(self) -> list[Path]:
+        return sorted(self.spool.glob(f"{self.epoch:06d}-*.jsonl"))
+
+    def _spool(self, name: str, data: bytes) -> None:
+        self.spool.mkdir(parents=True, exist_ok=True)
+        partial = self.spool / f".{name}"
+        partial.write_bytes(data)
+        partial.rename(self.spool / name)
+        self.spooled += len(data)
+
+    def _bear(self, down: Unavailable) -> None:
+        now = time.monotonic()
+        self.down_since = self.down_since or now
+        if now - self.down_since > self.offline_seconds:
+            raise UploadFailed(
+                f"the store was out of reach for {now - self.down_since:.0f} s; events wait in "
+                f"{self.spool}; last error: {down}"
+            )
+        if self.spooled > SPOOL_BYTES:
+            raise UploadFailed(
+                f"{self.spooled >> 20} MB of events wait in {self.spool}; last error: {down}"
+            )

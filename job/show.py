@@ -1,24 +1,40 @@
-"""The same events for a person's eyes: a bar within the epoch, a line after it, the verdict."""
+"""The same events for a person's eyes: a bar, a line after each epoch, the verdict."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-Line = dict[str, Any]
+from job.journal import Line, discard_stdout
+
+CELL = 13
+"""Characters of a task in an epoch's line: `0.000123 100%`."""
+PAGE = 100
+"""Columns where there is no terminal to ask."""
+
+
+class Screen(Console):
+    """stdout; a run outlives its reader."""
+
+    def on_broken_pipe(self) -> None:
+        """Print no more."""
+        self.quiet = True
+        discard_stdout()
 
 
 class Readable:
     """Sink that shows events on a terminal; on anything else the bar is left out."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False)
+        self.console = console or Screen(highlight=False)
+        if not self.console.is_terminal:
+            self.console.width = PAGE
         self.last_epoch: Line | None = None
         self.started: Line = {}
+        self.columns: dict[str, int] = {}
+        """Tasks in an epoch's line, and their columns' widths."""
         self.bar: Progress | None = None
 
     def __call__(self, event: Line, _: str) -> None:
@@ -27,21 +43,30 @@ class Readable:
         if show is not None:
             show(event)
         else:
-            self.console.print(f"[dim]{escape(str(event['event']))}[/]")
+            self._say(f"[dim]{escape(str(event['event']))}[/]")
+
+    def close(self) -> None:
+        """Give the terminal back; harmless twice."""
+        if self.bar is not None:
+            self.bar.stop()
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, soft_wrap=True)
 
     def _run_started(self, e: Line) -> None:
         self.started = e
         steps, width = e["features"]
-        self.console.print(
-            f"[bold]{escape(e['name'])}[/] run {escape(e['run_id'])} · "
+        self._say(f"[bold]{escape(e['name'])}[/] run {escape(e['run_id'])}")
+        self._say(
             f"{e['samples']['train']} training and {e['samples']['validation']} validation "
             f"samples of {steps} x {width} · {e['parameters']:,} parameters · "
             f"{escape(e['device'])}, {e['threads']} threads"
         )
         for reason, count in e["skipped"].items():
-            self.console.print(f"[dim]left out: {count} {escape(reason)}[/]")
+            self._say(f"[dim]left out: {count} {escape(reason)}[/]")
         if "resumed_from" in e:
-            self.console.print(f"goes on after step {e['resumed_from']} of {e['steps']}")
+            self._say(f"goes on after step {e['resumed_from']} of {e['steps']}")
+        self._head()
         if self.console.is_terminal:
             self.bar = Progress(
                 TextColumn("epoch {task.fields[epoch]}"),
@@ -55,21 +80,43 @@ class Readable:
             self.bar.add_task("", total=e["steps"], completed=e.get("resumed_from", 0), epoch=1)
             self.bar.start()
 
+    def _head(self) -> None:
+        """Lay out the epochs' lines and print what stands above them."""
+        tasks = list(self.started["tasks"])
+        widths = {name: max(len(name), CELL) + 2 for name in tasks}
+        room = self.console.width - len("epoch")
+        if sum(widths.values()) > room:
+            room -= len(f" +{len(tasks)}, least: ") + max(map(len, tasks)) + len(" 100%")
+        self.columns = {}
+        for name, width in widths.items():
+            if (room := room - width) < 0:
+                break
+            self.columns[name] = width
+        self._say("[dim]by task: training loss in original units, share of the gradient at z[/]")
+        self._say("epoch" + "".join(f"{name:>{width}}" for name, width in self.columns.items()))
+
     def _step(self, e: Line) -> None:
         if self.bar is not None:
             self.bar.update(self.bar.task_ids[0], completed=e["step"], epoch=e["epoch"])
 
     def _epoch(self, e: Line) -> None:
         self.last_epoch = e
-        parts = [
-            f"{escape(name)} [bold]{_number(task['train_loss_original'])}[/]"
-            f"[dim]/{_number(task['val_loss_original'])}[/] {_share(task['grad_share'])}"
-            for name, task in e["tasks"].items()
-        ]
-        self.console.print(f"epoch {e['epoch']:>3}  " + "  ".join(parts))
+        tasks = e["tasks"]
+        line = f"{e['epoch']:>5}"
+        for name, width in self.columns.items():
+            loss, share = _number(tasks[name]["train_loss_original"], 3), tasks[name]["grad_share"]
+            line += f"[bold]{loss:>{width - 5}}[/][cyan]{_percent(share, 0):>5}[/]"
+        if left := len(tasks) - len(self.columns):
+            least = min(tasks, key=lambda name: _rank(tasks[name]["grad_share"]))
+            share = _percent(tasks[least]["grad_share"], 0)
+            line += f" [dim]+{left}, least: {escape(least)} {share}[/]"
+        self._say(line)
 
     def _alarm(self, e: Line) -> None:
-        self.console.print(f"[yellow]alarm[/] step {e['step']}: {escape(e['message'])}")
+        self._say(f"[yellow]alarm[/] step {e['step']}: {escape(e['message'])}")
+
+    def _superseded(self, e: Line) -> None:
+        self._say(f"[dim]steps after {e['step']} are taken again[/]")
 
     def _checkpoint_saved(self, e: Line) -> None:
         """Part of every epoch: not worth a line."""
@@ -78,15 +125,14 @@ class Readable:
         """The verdict's table shows every gate at the end."""
 
     def _run_finished(self, e: Line) -> None:
-        if self.bar is not None:
-            self.bar.stop()
+        self.close()
         if self.last_epoch is not None:
             self.console.print(self._summary(self.last_epoch))
         if e["gates"]:
             self.console.print(_verdict(e["gates"]))
         color = "green" if e["exit_code"] == 0 else "red"
         error = f": {escape(e['error'])}" if "error" in e else ""
-        self.console.print(
+        self._say(
             f"[{color}]{e['reason']}[/]{error} · exit {e['exit_code']} · {e['epochs']} epochs, "
             f"{e['steps']} steps, {e['seconds']:.1f} s"
         )
@@ -128,13 +174,13 @@ def _verdict(gates: list[Line]) -> Table:
     return table
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
+def _number(value: float | None, digits: int = 4) -> str:
+    return "-" if value is None else f"{value:.{digits}g}"
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}"
+def _percent(value: float | None, digits: int = 1) -> str:
+    return "-" if value is None else f"{value:.{digits}%}"
 
 
-def _share(value: float | None) -> str:
-    return "[dim]-[/]" if value is None else f"[cyan]{value:3.0%}[/]"
+def _rank(share: float | None) -> float:
+    return 1.0 if share is None else share

@@ -447,6 +447,15 @@ class Checkpoint(Section):
     best_of: str | None = None
     """Keep the best one too, by this task's validation loss, or `*` for the mean of all tasks'
     losses relative to epoch 1."""
+    verify: bool = True
+    """Read each checkpoint back from the store before an older one is deleted."""
+    offline_minutes: Positive = 30.0
+    """How long the run goes on while the store is out of reach; then it fails, its files kept."""
+    lease_seconds: Annotated[float, Field(ge=1, le=3600)] = 30.0
+    """How long a process that shows no life keeps the right to write the run."""
+    unfenced: bool = False
+    """Run on a store without conditional writes too, where two processes could overwrite each
+    other."""
 
 
 # --- gates ------------------------------------------------------------------------------------

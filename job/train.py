@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -15,11 +14,13 @@ from torch import Tensor
 
 from job import balance, baseline, optimizer
 from job.data import Dataset
+from job.device import settle
 from job.evaluate import Losses, batches, evaluate
 from job.events import Alarm, Epoch, EpochTask, GateResult
 from job.gates import Verdict
-from job.ledger import Ledger
+from job.ledger import Ledger, NotFinite
 from job.model import Jade
+from job.position import Position
 from job.spec import JobSpec
 from job.step import Stepper
 from job.tasks import TaskLoss
@@ -31,34 +32,12 @@ class Interrupted(Exception):
     """The run was asked to stop; its state is whole and can go on."""
 
 
-@dataclass
-class Position:
-    """Where a run is, and what it must remember of where it was."""
-
-    step: int = 0
-    """Steps taken."""
-    epoch: int = 0
-    """Epochs finished, evaluation included."""
-    batch: int = 0
-    """Batches done of the epoch after that."""
-    seconds: float = 0.0
-    """Training time, over all attempts."""
-    first: dict[str, list[float]] = field(default_factory=dict)
-    """Losses [K] in original units after epoch 1, by split."""
-    best: dict[str, float] = field(default_factory=dict)
-    """Lowest validation score so far, by what it scores: a task or `*`."""
-    best_epoch: dict[str, int] = field(default_factory=dict)
-    """When that was."""
-    fallbacks: int = 0
-    """Steps at which the balancer fell back, as far as an alarm has told."""
-
-
 class Training:
     """A network in training. `state` and `restore` hold all that the next step depends on."""
 
     def __init__(self, spec: JobSpec, data: Dataset) -> None:
         self.spec, self.data = spec, data
-        self.device = settle(spec)
+        self.device = settle(spec.train)
         self.names = spec.task_names
         torch.manual_seed(spec.seed)
         model = Jade(spec.model, data.train.features.shape[2], spec.tasks)
@@ -72,10 +51,8 @@ class Training:
             baseline.fit(task, *(s.targets[task.name] for s in (data.train, data.validation)))
             for task in spec.tasks
         ]
-        steps = data.train.features.shape[1]
-        sizes = [t.outputs * (steps if t.level == "step" else 1) for t in spec.tasks]
-        balancer = balance.make(spec.balance, self.names, sizes)
-        self.stepper = Stepper(model, losses, balancer, spec.train.clip, spec.train.precision).to(
+        train = spec.train
+        self.stepper = Stepper(model, losses, balancer(spec, data), train.clip, train.precision).to(
             self.device
         )
         self.optimizer = optimizer.build(spec.optimizer, spec.balance, self.stepper)
@@ -83,6 +60,7 @@ class Training:
         self.ledger = Ledger(self.names)
         self.verdict = Verdict(spec.gates, spec.train.epochs)
         self.at = Position()
+        self.booked = time.perf_counter()
         self.batches_per_epoch = math.ceil(len(data.train.features) / spec.train.batch_size)
         self.total_steps = self.batches_per_epoch * spec.train.epochs
 
@@ -92,38 +70,35 @@ class Training:
         Raises NotFinite where a loss or gradient is not finite, and Interrupted after the step
         in which `stopping` became true.
         """
+        self.booked = time.perf_counter()
         while not self.finished:
-            begun = time.perf_counter()
             for features, targets in self._rest_of_epoch():
                 self._step(features, targets)
-                every = self.spec.checkpoint.every_steps
-                saving = every is not None and self.at.step % every == 0
+                saving = _due(self.spec.checkpoint.every_steps, self.at.step)
                 stop = stopping()
-                if saving or stop or self.at.step % self.spec.log.every == 0:
-                    self._fetch(emit)
-                if saving or stop:
-                    begun = self._spent(begun)
+                if saving or stop or _due(self.spec.log.every, self.at.step):
+                    self.fetch(emit)
                 if stop:
                     raise Interrupted
                 if saving and self.at.batch < self.batches_per_epoch:
                     save()
-            self._fetch(emit)
-            trained = time.perf_counter() - begun
-            self._end_epoch(emit, begun, trained)
-            every = self.spec.checkpoint.every_epochs
-            if self.finished or (every is not None and self.at.epoch % every == 0):
+                    self.ledger.start_clock()
+            self.fetch(emit)
+            self._end_epoch(emit)
+            kept = self.spec.checkpoint
+            if (
+                self.finished
+                or _due(kept.every_epochs, self.at.epoch)
+                or _due(kept.every_steps, self.at.step)
+            ):
                 save()
 
     @property
     def finished(self) -> bool:
         """Whether no step is left to take."""
-        stop = self.spec.train.early_stop
-        if (
-            stop is not None
-            and self.at.epoch - self.at.best_epoch.get(stop.task, 0) >= stop.patience
-        ):
-            return self.at.epoch > 0
-        return self.at.epoch >= self.spec.train.epochs
+        stop, epoch = self.spec.train.early_stop, self.at.epoch
+        stale = stop is not None and epoch - self.at.best_epoch.get(stop.task, 0) >= stop.patience
+        return stale or epoch >= self.spec.train.epochs
 
     def _rest_of_epoch(self) -> Iterator[tuple[Tensor, list[Tensor]]]:
         """The batches still to do. The order is a function of seed and epoch, so none is kept."""
@@ -146,18 +121,28 @@ class Training:
         measured = self.stepper(features, targets, self.optimizer, audit)
         self.ledger.collect(self.at.step, self.at.epoch + 1, lr, measured)
 
-    def _fetch(self, emit: Emit) -> None:
-        for event in self.ledger.fetch():
-            emit(event)
-            if event.skipped:
-                emit(
-                    Alarm(
-                        kind="overflow",
-                        step=event.step,
-                        message="a gradient overflowed in fp16; the step was skipped and the "
-                        "loss scale halved",
+    def fetch(self, emit: Emit) -> None:
+        """Emit the steps that the device has not told of yet; raises NotFinite."""
+        try:
+            for event in self.ledger.fetch():
+                emit(event)
+                if event.skipped:
+                    emit(
+                        Alarm(
+                            kind="overflow",
+                            step=event.step,
+                            message="a gradient overflowed in fp16; the step was skipped and the "
+                            "loss scale halved",
+                        )
                     )
-                )
+        except NotFinite as fault:
+            self.at.step = fault.step - 1  # nor was any update after it applied
+            raise
+        finally:
+            self._book()
+        self._tell_fallbacks(emit)
+
+    def _tell_fallbacks(self, emit: Emit) -> None:
         fallbacks = dict(self.stepper.balancer.named_buffers()).get("fallbacks")
         if fallbacks is not None and (now := int(fallbacks)) > self.at.fallbacks:
             told, self.at.fallbacks = self.at.fallbacks, now
@@ -170,14 +155,16 @@ class Training:
                 )
             )
 
-    def _spent(self, begun: float) -> float:
-        """Book the time since `begun`; returns now."""
+    def _book(self) -> None:
+        """Count the time since it was last counted."""
         now = time.perf_counter()
-        self.at.seconds += now - begun
-        return now
+        self.at.seconds += now - self.booked
+        self.at.epoch_seconds += now - self.booked
+        self.booked = now
 
-    def _end_epoch(self, emit: Emit, begun: float, trained: float) -> None:
-        at, done = self.at, self.at.batch
+    def _end_epoch(self, emit: Emit) -> None:
+        at = self.at
+        trained = at.epoch_seconds
         at.epoch, at.batch = at.epoch + 1, 0
         splits = {
             name: evaluate(self.stepper.model, self.losses, split, self.device, most)
@@ -186,37 +173,21 @@ class Training:
                 ("validation", self.data.validation, len(self.data.validation.features)),
             )
         }
-        if at.epoch == 1:
-            at.first = {name: losses.original for name, losses in splits.items()}
-        self._score(splits["validation"])
-        self._spent(begun)
-        samples = min(done * self.spec.train.batch_size, len(self.data.train.features))
+        stop = self.spec.train.early_stop
+        at.remember(self.names, splits, {self.spec.checkpoint.best_of, stop.task if stop else None})
+        self._book()
         epoch = Epoch(
             epoch=at.epoch,
             step=at.step,
             tasks=self._epoch_tasks(splits["train"], splits["validation"]),
-            seconds=time.perf_counter() - begun,
-            samples_per_second=samples / trained,
+            seconds=at.epoch_seconds,
+            samples_per_second=len(self.data.train.features) / trained,
         )
+        at.epoch_seconds = 0.0
         emit(epoch)
         self.ledger.begin_epoch()
         for result in self.verdict.read(epoch, self.finished):
             emit(result)
-
-    def _score(self, validation: Losses) -> None:
-        """Note the lowest validation score of what the spec watches."""
-        relative = [
-            now / first if first else now
-            for now, first in zip(validation.original, self.at.first["validation"], strict=True)
-        ]
-        scores = dict(zip(self.names, validation.original, strict=True))
-        scores["*"] = sum(relative) / len(relative)
-        stop = self.spec.train.early_stop
-        for watched in {self.spec.checkpoint.best_of, stop.task if stop else None} - {None}:
-            assert watched is not None
-            if scores[watched] < self.at.best.get(watched, math.inf):
-                self.at.best[watched] = scores[watched]
-                self.at.best_epoch[watched] = self.at.epoch
 
     def _epoch_tasks(self, train: Losses, validation: Losses) -> dict[str, EpochTask]:
         means = self.ledger.means()
@@ -277,19 +248,15 @@ class Training:
         }
 
 
-def settle(spec: JobSpec) -> torch.device:
-    """Set threads and determinism for this process; the device to train on."""
-    wanted = spec.train.device
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    if spec.train.threads is not None:
-        torch.set_num_threads(spec.train.threads)
-    if spec.train.deterministic:
-        # cuBLAS reads it when it starts; without it deterministic matrix products raise.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(spec.train.deterministic)
-    torch.backends.cudnn.deterministic = spec.train.deterministic
-    return torch.device(wanted)
+def balancer(spec: JobSpec, data: Dataset) -> balance.Balancer:
+    """The spec's balancer; raises InputError where torchjd is missing or knows no such method."""
+    steps = data.train.features.shape[1]
+    sizes = [t.outputs * (steps if t.level == "step" else 1) for t in spec.tasks]
+    return balance.make(spec.balance, spec.task_names, sizes)
+
+
+def _due(every: int | None, count: int) -> bool:
+    return every is not None and count % every == 0
 
 
 def _gain(loss: float, reference: float) -> float:

@@ -119,7 +119,7 @@ def sides(tasks: list[spec.Task], batch: int, device: str) -> dict[str, Side]:
             z = model.trunk(features)
             pooled = z.mean(1)
             is_step = [task.level == "step" for task in tasks]
-            outputs = [h(z if s else pooled) for h, s in zip(model.heads, is_step, strict=True)]
+            outputs = model.outputs(model.read_steps(z)[0], [pooled] * is_step.count(False))
             mtl_backward(losses(outputs), features=z)
             jac_to_grad(shared, aggregator)
             optimizer.step()

@@ -1,0 +1,145 @@
+"""Taking a run: from whatever lies in the store to the right to write, and a head that says so."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from job.document import Damaged, seal
+from job.faults import InputError
+from job.head import Head, HeadDocument, delete_checkpoint, rebuilt
+from job.history import last_seq
+from job.lease import Lease
+from job.records import spool_of, upload
+from job.spec import JobSpec
+from job.spec_diff import differences
+from job.store import Store, StoreError
+
+
+class Refused(Exception):
+    """The run cannot be taken; one line says why."""
+
+
+@dataclass
+class Claim:
+    """A run that this process holds."""
+
+    store: Store
+    run: str
+    """Key of the run, `<name>/<run id>`."""
+    head: HeadDocument
+    lease: Lease
+    fenced: bool
+    """Whether another process that takes over is noticed."""
+    last_seq: int
+    """The last event that counts of those before."""
+    alarms: list[tuple[str, str]] = field(default_factory=list)
+    """Kind and message of what was found amiss."""
+
+
+def finished_code(store: Store, run: str) -> int | None:
+    """The exit code of a finished run, None for any other; completes a `result.json` left out.
+
+    Raises StoreError.
+    """
+    head = HeadDocument(store, run, fenced=False)
+    with suppress(Damaged):  # taking the run will deal with it
+        found = head.read()
+        if found is not None and found.finished is not None:
+            write_result(store, run, found)
+            return int(found.finished["exit_code"])
+    return None
+
+
+def write_result(store: Store, run: str, head: Head) -> None:
+    """Copy the end from the head, where it was decided, to `result.json` for readers."""
+    assert head.finished is not None
+    store.put(f"{run}/result.json", seal(head.finished))
+
+
+def claim(store: Store, spec: JobSpec, run: str, *, take_over: bool, must_exist: bool) -> Claim:
+    """Take the run for this process.
+
+    Raises Refused, Held (another process holds it and lives), Fenced (another was faster),
+    StoreError; InputError where the run belongs to another spec.
+    """
+    fenced = _probe(store, spec, run)
+    document = HeadDocument(store, run, fenced)
+    head, alarms = _read(store, run, document)
+    if head is None and must_exist:
+        raise Refused(f"{store.url} holds no run {run} to resume")
+    _same_spec(store, spec, run, head)
+    lease = Lease(store, run, spec.checkpoint.lease_seconds, fenced)
+    epoch = lease.acquire(head.epoch if head else 0, take_over, _say_waiting)
+
+    head, _ = _read(store, run, document)  # it may have moved while the lease was waited for
+    # What an earlier process could not send from this machine, before it is settled what counts.
+    upload(store, run, sorted(spool_of(store, run).glob("*.jsonl")))
+    fences = dict(head.fences) if head else {}
+    last = last_seq(store, run, fences)
+    fences |= {past: last for past in range(1, epoch) if past not in fences}
+    store.put(f"{run}/spec.json", spec.canonical().encode())
+    body = head or Head(epoch=epoch, spec_hash=spec.content_hash())
+    document.write(body.model_copy(update={"epoch": epoch, "fences": fences}))
+    _sweep(store, run, document)
+    if not fenced:
+        why = "the store ignores conditional writes: a second process would not be noticed"
+        alarms.append(("unfenced", why))
+    return Claim(store, run, document, lease, fenced, last, alarms)
+
+
+def _probe(store: Store, spec: JobSpec, run: str) -> bool:
+    fenced = store.conditional(f"{run}/")
+    if not fenced and not spec.checkpoint.unfenced:
+        raise Refused(
+            f"{store.url} ignores conditional writes, so two processes could overwrite each "
+            "other; use another store, or set checkpoint.unfenced in the spec"
+        )
+    return fenced
+
+
+def _read(
+    store: Store, run: str, document: HeadDocument
+) -> tuple[Head | None, list[tuple[str, str]]]:
+    """The head, rebuilt where it is gone or damaged, and what is to be told of that."""
+    damage: str | None = None
+    try:
+        head = document.read()
+    except Damaged as damaged:
+        head, damage = None, str(damaged)
+    if head is not None:
+        return head, []
+    head = rebuilt(store, run)
+    if head is not None:
+        why = damage or "latest.json is missing"
+        return head, [("head_rebuilt", f"{why}; rebuilt from the checkpoints' manifests")]
+    if damage is not None:
+        raise Refused(f"{damage}, and there is no intact checkpoint to go on from")
+    return None, []
+
+
+def _same_spec(store: Store, spec: JobSpec, run: str, head: Head | None) -> None:
+    if head is None or head.spec_hash == spec.content_hash():
+        return
+    with suppress(StoreError, ValueError):
+        before = json.loads(store.get(f"{run}/spec.json").data)
+        if faults := differences(before, json.loads(spec.canonical())):
+            raise InputError(faults)
+    raise Refused("the run was begun with another spec; give the new spec another run id")
+
+
+def _say_waiting(seconds: float) -> None:
+    print(f"waiting {seconds:g} s: the run's last holder may be alive", file=sys.stderr)
+
+
+def _sweep(store: Store, run: str, document: HeadDocument) -> None:
+    """Remove what earlier attempts left half done: nothing that the head names."""
+    store.abort_uploads(f"{run}/")
+    folders = {
+        "/".join(entry.key.removeprefix(f"{run}/").split("/")[:2])
+        for entry in store.list(f"{run}/checkpoints/")
+    }
+    for folder in sorted(folders - document.body.named()):
+        delete_checkpoint(store, run, folder)

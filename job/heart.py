@@ -1,0 +1,65 @@
+"""The run's heartbeat: every few seconds it renews the lease, stores events, and tells its status.
+
+`status.json`: phase, step, epoch, progress, eta_seconds, boots, heartbeat (UTC), lease_epoch, and
+the last losses per task.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+
+from job.document import Body, Document
+from job.lease import Lease
+from job.records import Records
+from job.store import Unavailable
+
+SECONDS = 3.0
+"""Between two beats, unless the lease wants them closer."""
+
+
+class Heart:
+    """Beats in a thread of its own, until it is stopped or fails."""
+
+    def __init__(
+        self, lease: Lease, records: Records, status: Document, body: Callable[[], Body]
+    ) -> None:
+        self.lease, self.records, self.status, self.body = lease, records, status, body
+        self.failure: BaseException | None = None
+        """What ended it for good, such as Fenced; the training thread looks at it every step."""
+        self._beating = threading.Lock()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="heart", daemon=True)
+
+    def start(self) -> None:
+        """Begin to beat."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; one may still `beat` by hand."""
+        self._stopped.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def beat(self) -> None:
+        """Renew, store and tell, now; raises Fenced, UploadFailed, Forbidden."""
+        with self._beating:
+            # The lease first: who has lost it writes nothing more. With the store out of reach
+            # there is nobody to lose it to that we could know of, and records wait locally.
+            with suppress(Unavailable):
+                self.lease.renew()
+            self.records.flush()
+            if self.records.down_since is None:
+                with suppress(Unavailable):
+                    now = datetime.now(UTC).isoformat(timespec="seconds")
+                    self.status.write({"schema": 1, "heartbeat": now, **self.body()})
+
+    def _work(self) -> None:
+        while not self._stopped.wait(min(SECONDS, self.lease.seconds / 4)):
+            try:
+                self.beat()
+            except BaseException as failure:  # handed to the training thread, which raises it
+                self.failure = failure
+                return

@@ -1,0 +1,77 @@
+"""One consistent history of a run from its segments: what every reader of a run uses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+
+from job.document import Damaged, Document
+from job.head import HeadDocument
+from job.journal import Line
+from job.records import Segment, digest_of
+from job.store import Missing, Store
+
+OF_TRAINING = frozenset({"step", "epoch", "gate", "run.finished"})
+"""Events that a return to an earlier checkpoint supersedes; the others stay true."""
+
+
+def read_history(store: Store, run: str, superseded: bool = False) -> list[Line]:
+    """The events of `<name>/<run id>` in order, without those that a resume has superseded.
+
+    Raises Missing where the store has no such run, Damaged where an event is missing or a segment
+    is not as it was written, StoreError. With `superseded`, those events are there too.
+    """
+    events = list(read_events(store, run))
+    gone: set[int] = set()
+    for event in events:
+        if event["event"] == "superseded":
+            gone.update(range(event["from_seq"], event["to_seq"] + 1))
+    if superseded:
+        return events
+    return [e for e in events if e["seq"] not in gone or e["event"] not in OF_TRAINING]
+
+
+def read_events(store: Store, run: str) -> Iterator[Line]:
+    """Every event that counts, in the order of `seq`; raises as `read_history`."""
+    head = HeadDocument(store, run, fenced=False).read()
+    if head is None:
+        raise Missing(f"{store.url} has no run {run}")
+    for segment in valid_segments(store, run, head.fences):
+        data = store.get(segment.key).data
+        if digest_of(data) != segment.digest:
+            raise Damaged(f"{segment.key} is damaged: it does not have the digest in its name")
+        for line in data.decode().splitlines():
+            event: Line = json.loads(line)
+            yield event
+
+
+def valid_segments(store: Store, run: str, fences: Mapping[int, int]) -> list[Segment]:
+    """The segments that count: gapless, and none that a fenced process wrote after its time.
+
+    Raises Damaged where events are missing.
+    """
+    found = [Segment.named(entry.key) for entry in store.list(f"{run}/events/")]
+    valid: list[Segment] = []
+    last = 0
+    for segment in sorted(s for s in found if s is not None):
+        if segment.last > fences.get(segment.epoch, segment.last):
+            continue
+        if segment.first != last + 1:
+            raise Damaged(
+                f"events {last + 1} to {segment.first - 1} of run {run} are missing before "
+                f"{segment.key}"
+            )
+        valid.append(segment)
+        last = segment.last
+    return valid
+
+
+def last_seq(store: Store, run: str, fences: Mapping[int, int]) -> int:
+    """The last event that counts; 0 where there is none."""
+    segments = valid_segments(store, run, fences)
+    return segments[-1].last if segments else 0
+
+
+def read_document(store: Store, run: str, name: str) -> Line | None:
+    """`status.json`, `result.json` or another sealed document of a run; None where it is not."""
+    return Document(store, f"{run}/{name}").read()
