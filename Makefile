@@ -18,14 +18,14 @@ test: install ## lint, types and every test that is not slow
 	$(BIN)/pytest -n 2 -m "not slow"
 
 test-all: test ## the slow tests too
-	$(BIN)/pytest -n 2 -m slow
+	$(BIN)/pytest -n 2 -m slow || [ $$? -eq 5 ]  # 5: none is marked
 
 bench: install ## what the gradient ledger costs, beside its peers
 	$(BIN)/python -m tests.bench.ledger
 
-schema: install ## rewrite docker/spec.schema.json and the table of fields in README.md
+schema: install ## rewrite docker/spec.schema.json and what README.md takes from the code
 	$(BIN)/python -m job schema > docker/spec.schema.json
-	$(BIN)/python -m tests.fields
+	$(BIN)/python -m tests.readme
 
 clean: ## remove .venv and caches; runs are kept
 	rm -rf .venv build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

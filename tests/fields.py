@@ -1,17 +1,12 @@
-"""The table of the spec's fields in README.md, from the schema: `python -m tests.fields`."""
+"""The spec's fields as markdown, from the schema."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from job.read_spec import schema
-
-README = Path(__file__).parents[1] / "README.md"
-BEGIN = "<!-- spec fields: written by `make schema` -->"
-END = "<!-- end of spec fields -->"
 
 Json = dict[str, Any]
 BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
@@ -94,14 +89,3 @@ def _number(value: float) -> str:
 
 def _plain(text: str) -> str:
     return " ".join(text.split())
-
-
-def written(readme: str) -> str:
-    """README's text with its table renewed."""
-    before, _, rest = readme.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n\n{fields()}\n{END}{after}"
-
-
-if __name__ == "__main__":
-    README.write_text(written(README.read_text("utf-8")), "utf-8")
