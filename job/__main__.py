@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import secrets
@@ -75,7 +76,7 @@ def run(
         signal.signal(number, lambda *_: sys.exit(INTERRUPTED))
     job = read_spec(spec)
 
-    from job.claim import claim, finished_code
+    from job.claim import Finished, claim, finished_code
     from job.store import open_store
 
     where, key = open_store(store), f"{job.name}/{name}"
@@ -92,9 +93,12 @@ def run(
 
     readable = Readable() if pretty or (sys.stdout.isatty() and not as_json) else None
     training = Training(job, load(job, spec.resolve().parent))
-    claimed = claim(where, job, key, take_over=take_over, must_exist=resume is not None)
     try:
+        claimed = claim(where, job, key, take_over=take_over, must_exist=resume is not None)
         raise typer.Exit(train(training, claimed, name, [readable or print_line], grace))
+    except Finished as finished:
+        typer.echo(f"run {name} has finished; its exit code was {finished.code}", err=True)
+        raise typer.Exit(finished.code) from None
     finally:
         if readable is not None:
             readable.close()
@@ -181,6 +185,8 @@ def main(argv: list[str] | None = None) -> Any:
     from job.lease import Held
     from job.store import StoreError
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # an encoding may lack a character
     try:
         return app(argv)
     except (Refused, Held, Fenced, Damaged, StoreError) as refusal:

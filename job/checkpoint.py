@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import safetensors.torch
@@ -23,9 +24,6 @@ from job.document import Body, Damaged, seal, unseal
 from job.head import Head, HeadDocument, Kept, delete_checkpoint
 from job.snapshot import Snapshot
 from job.store import CHUNK, Corrupt, Missing, Store, Unavailable
-
-Report = Callable[[Kept, int, float], None]
-"""Told of every durable checkpoint: what it is, its bytes, seconds since it was taken."""
 
 
 class Facts(NamedTuple):
@@ -40,6 +38,10 @@ class Facts(NamedTuple):
     next_seq: int
     """The first event that is not in this state's past."""
     score: float | None
+
+
+Report = Callable[[Facts, int, float], None]
+"""Told of every durable checkpoint: what it is, its bytes, seconds since it was taken."""
 
 
 class _Slot:
@@ -77,10 +79,13 @@ class Publisher:
         self.failure: BaseException | None = None
         """What ended publishing for good; the training thread looks at it every step."""
         self.replaced = 0
-        """Snapshots that a newer one replaced before they left."""
+        """Snapshots that a newer one replaced before they arrived."""
         self._free = [_Slot(template), _Slot(template)]
         self._waiting: _Slot | None = None
         self._flying: _Slot | None = None
+        self._failing_since: float | None = None
+        self.doomed: set[str] = set()
+        """Folders that the head does not name, or no more; the next publication deletes them."""
         self._changed = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._work, name="checkpoints", daemon=True)
@@ -138,47 +143,43 @@ class Publisher:
 
     def _publish_patiently(self, slot: _Slot) -> None:
         """Publish, through outages of the store; give up for a newer snapshot, or at the bound."""
-        begun, pause = time.monotonic(), 0.5
+        pause = 0.5
         while True:
             try:
-                kept = self._publish(slot)
+                self._publish(slot)
             except (Unavailable, Corrupt, Damaged, Missing):  # the last three: found by verifying
-                if time.monotonic() - begun > self.offline_seconds:
+                now = time.monotonic()
+                self._failing_since = self._failing_since or now  # newer snapshots do not reset it
+                if now - self._failing_since > self.offline_seconds:
                     raise
                 with self._changed:
-                    newer = self._changed.wait_for(
+                    if self._changed.wait_for(
                         lambda: self._waiting is not None or self._closing, pause
-                    )
-                if newer:
-                    return
+                    ):
+                        self.replaced += self._waiting is not None
+                        return
                 pause = min(pause * 2, 15.0)
             else:
-                self.report(kept, slot.snapshot.size, time.monotonic() - slot.taken)
+                self._failing_since = None
+                assert slot.facts is not None
+                self.report(slot.facts, slot.snapshot.size, time.monotonic() - slot.taken)
                 return
 
-    def _publish(self, slot: _Slot) -> Kept:
+    def _publish(self, slot: _Slot) -> None:
         assert slot.facts is not None
         head = self.head.body
         folder = f"checkpoints/{slot.facts.step}-{head.epoch}"
-        files: dict[str, dict[str, Any]] = {}
+        if folder in head.named():
+            return  # the same state; nothing that counts is written over
+        self.doomed.add(folder)  # until the head names it
         for file, data in slot.snapshot.files().items():
-            digest = hashlib.sha256(data).hexdigest()
-            files[file] = {"size": len(data), "sha256": digest}
             self.store.upload(f"{self.run}/{folder}/{file}", _pieces(data))
-        manifest = seal(
-            {
-                "schema": 1,
-                "lease_epoch": head.epoch,
-                "files": files,
-                **slot.facts._asdict(),
-                "values": slot.snapshot.values,
-            }
-        )
-        self.store.put(f"{self.run}/{folder}/manifest.json", manifest)
+        sealed = manifest(slot.snapshot, slot.facts, head.epoch)
+        self.store.put(f"{self.run}/{folder}/manifest.json", sealed)
         kept = Kept(
             folder=folder,
             step=slot.facts.step,
-            manifest=hashlib.sha256(manifest).hexdigest(),
+            manifest=hashlib.sha256(sealed).hexdigest(),
             score=slot.facts.score,
         )
         if self.verify:  # before anything older goes
@@ -188,7 +189,6 @@ class Publisher:
         # Before the run can go on from here, all that was recorded up to here must be stored.
         self.store_events()
         self._swap(head, kept)
-        return kept
 
     def _swap(self, head: Head, kept: Kept) -> None:
         """Make the head name a checkpoint; delete what it then names no more."""
@@ -201,8 +201,21 @@ class Publisher:
         newest = [kept, *others][: self.keep]
         after = head.model_copy(update={"checkpoints": newest, "best": best})
         self.head.write(after)
-        for folder in head.named() - after.named():
-            delete_checkpoint(self.store, self.run, folder)
+        self.doomed = (self.doomed | head.named()) - after.named()
+        with suppress(Unavailable):  # this checkpoint is durable; the next one tries again
+            for folder in sorted(self.doomed):
+                delete_checkpoint(self.store, self.run, folder)
+                self.doomed.remove(folder)
+
+
+def manifest(snapshot: Snapshot, facts: Facts, lease_epoch: int) -> bytes:
+    """What proves that a checkpoint is whole, and the state that is not in tensors."""
+    files = {
+        file: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        for file, data in snapshot.files().items()
+    }
+    facts_and_values = {**facts._asdict(), "values": snapshot.values}
+    return seal({"schema": 1, "lease_epoch": lease_epoch, "files": files, **facts_and_values})
 
 
 def _pieces(data: memoryview) -> Iterator[memoryview]:

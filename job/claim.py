@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from job.document import Damaged, seal
+from job.document import Damaged, Fenced, seal
 from job.faults import InputError
-from job.head import Head, HeadDocument, delete_checkpoint, rebuilt
-from job.history import last_seq
+from job.head import Head, HeadDocument, delete_checkpoint
+from job.history import last_seq, valid_segments
 from job.lease import Lease
+from job.rebuild import rebuilt
 from job.records import spool_of, upload
 from job.spec import JobSpec
 from job.spec_diff import differences
@@ -20,6 +22,14 @@ from job.store import Store, StoreError
 
 class Refused(Exception):
     """The run cannot be taken; one line says why."""
+
+
+class Finished(Exception):
+    """The run ended while the right to write it was waited for."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"the run has finished; its exit code was {code}")
+        self.code = code
 
 
 @dataclass
@@ -63,7 +73,7 @@ def claim(store: Store, spec: JobSpec, run: str, *, take_over: bool, must_exist:
     """Take the run for this process.
 
     Raises Refused, Held (another process holds it and lives), Fenced (another was faster),
-    StoreError; InputError where the run belongs to another spec.
+    Finished, Damaged, StoreError; InputError where the run belongs to another spec.
     """
     fenced = _probe(store, spec, run)
     document = HeadDocument(store, run, fenced)
@@ -72,17 +82,11 @@ def claim(store: Store, spec: JobSpec, run: str, *, take_over: bool, must_exist:
         raise Refused(f"{store.url} holds no run {run} to resume")
     _same_spec(store, spec, run, head)
     lease = Lease(store, run, spec.checkpoint.lease_seconds, fenced)
-    epoch = lease.acquire(head.epoch if head else 0, take_over, _say_waiting)
-
-    head, _ = _read(store, run, document)  # it may have moved while the lease was waited for
-    # What an earlier process could not send from this machine, before it is settled what counts.
-    upload(store, run, sorted(spool_of(store, run).glob("*.jsonl")))
-    fences = dict(head.fences) if head else {}
-    last = last_seq(store, run, fences)
-    fences |= {past: last for past in range(1, epoch) if past not in fences}
-    store.put(f"{run}/spec.json", spec.canonical().encode())
-    body = head or Head(epoch=epoch, spec_hash=spec.content_hash())
-    document.write(body.model_copy(update={"epoch": epoch, "fences": fences}))
+    lease.acquire(head.epoch if head else 0, take_over, _say_waiting)
+    try:
+        last = _enter(spec, document, lease, alarms)
+    except Fenced:  # the former holder has published once more, as it now no longer can
+        last = _enter(spec, document, lease, alarms)
     _sweep(store, run, document)
     if not fenced:
         why = "the store ignores conditional writes: a second process would not be noticed"
@@ -128,6 +132,40 @@ def _same_spec(store: Store, spec: JobSpec, run: str, head: Head | None) -> None
         if faults := differences(before, json.loads(spec.canonical())):
             raise InputError(faults)
     raise Refused("the run was begun with another spec; give the new spec another run id")
+
+
+def _enter(
+    spec: JobSpec, document: HeadDocument, lease: Lease, alarms: list[tuple[str, str]]
+) -> int:
+    """Make the head say who writes from now on; returns the last event that counts."""
+    store, run = document.store, document.run
+    head, _ = _read(store, run, document)  # it may have moved while the lease was waited for
+    if head is not None and head.finished is not None:
+        lease.release()
+        raise Finished(head.finished["exit_code"])
+    _same_spec(store, spec, run, head)
+    last = _settle_events(store, run, head, alarms)
+    fences = dict(head.fences) if head else {}
+    fences |= {past: last for past in range(1, lease.epoch) if past not in fences}
+    store.put(f"{run}/spec.json", spec.canonical().encode())
+    body = head or Head(epoch=lease.epoch, spec_hash=spec.content_hash())
+    document.write(body.model_copy(update={"epoch": lease.epoch, "fences": fences}))
+    return last
+
+
+def _settle_events(store: Store, run: str, head: Head | None, alarms: list[tuple[str, str]]) -> int:
+    """The last event that counts, now that an earlier process can write none that does."""
+    spool = spool_of(store, run)
+    if head is None:  # what waits there is of a run of this name that the store lost
+        shutil.rmtree(spool, ignore_errors=True)
+        return last_seq(store, run, {})
+    # What an earlier process could not send from this machine, before it is settled what counts.
+    upload(store, run, sorted(spool.glob("*.jsonl")))
+    try:
+        valid_segments(store, run, head.fences)
+    except Damaged as damaged:
+        alarms.append(("events_missing", str(damaged)))
+    return last_seq(store, run, head.fences)
 
 
 def _say_waiting(seconds: float) -> None:

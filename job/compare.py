@@ -74,13 +74,9 @@ def _balanced(spec: JobSpec, name: str) -> JobSpec:
         chosen["weights"] = weights
     try:
         return parse_spec(json.dumps(json.loads(spec.canonical()) | {"balance": chosen}))
-    except InputError as error:
-        raise _named(error, name) from None
-
-
-def _named(error: InputError, balancer: str) -> InputError:
-    """The same faults, where the user wrote what is at fault."""
-    return InputError([replace(fault, where=f"--balance {balancer}") for fault in error.faults])
+    except InputError as error:  # told where the user wrote it
+        faults = [replace(fault, where=f"--balance {name}") for fault in error.faults]
+        raise InputError(faults) from None
 
 
 def check(rows: Sequence[Variant]) -> None:
@@ -89,7 +85,11 @@ def check(rows: Sequence[Variant]) -> None:
     from job.train import balancer
 
     for row in rows:
-        balancer(row.spec, load(row.spec, row.folder))
+        try:
+            balancer(row.spec, load(row.spec, row.folder))
+        except InputError as error:
+            faults = [replace(fault, where=f"{row.name}: {fault.where}") for fault in error.faults]
+            raise InputError(faults) from None
 
 
 def compare(

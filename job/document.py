@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
+from contextlib import suppress
 from typing import Any
 
-from job.store import Conflict, Missing, Store
+from job.store import Conflict, Missing, Store, Unavailable
 
 Body = dict[str, Any]
 
@@ -46,6 +47,8 @@ class Document:
     def __init__(self, store: Store, key: str, fenced: bool = True) -> None:
         self.store, self.key, self.fenced = store, key, fenced
         self._etag: str | None = None
+        self._unsure: list[bytes] = []
+        """Written since the last answer came: any of it may lie there."""
 
     def read(self) -> Body | None:
         """The body, and from now on the version to be replaced; None where there is none.
@@ -70,9 +73,32 @@ class Document:
             self._etag = self.store.put(self.key, data)
             return
         try:
-            if self._etag is None:
-                self._etag = self.store.put_if_absent(self.key, data)
-            else:
-                self._etag = self.store.put_if_match(self.key, data, self._etag)
+            self._etag = self._put(data)
         except Conflict as conflict:
             raise Fenced(f"another process has written {self.key}") from conflict
+        except Unavailable:
+            self._unsure.append(data)
+            raise
+        self._unsure.clear()
+
+    def _put(self, data: bytes) -> str:
+        try:
+            return self._put_over_known(data)
+        except Conflict:
+            if not self._was_mine():
+                raise
+        return self._put_over_known(data)
+
+    def _put_over_known(self, data: bytes) -> str:
+        if self._etag is None:
+            return self.store.put_if_absent(self.key, data)
+        return self.store.put_if_match(self.key, data, self._etag)
+
+    def _was_mine(self) -> bool:
+        """Whether what lies there is a write of this document whose answer never came."""
+        with suppress(Missing):
+            now = self.store.get(self.key)
+            if now.data in self._unsure:
+                self._etag = now.etag
+                return True
+        return False

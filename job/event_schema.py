@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, get_args
 
 from job.events import EVENT, SCHEMA, Event
@@ -19,31 +20,45 @@ ENVELOPE: Json = {
 
 def schema() -> Json:
     """JSON Schema (draft 2020-12) of one line of a run's record."""
-    made = EVENT.json_schema()
-    events = [kind.__name__ for kind in get_args(get_args(Event)[0])]
-    for name, record in made["$defs"].items():
+    records = EVENT.json_schema()["$defs"]
+    for record in records.values():
         _as_written(record)
-        if name in events:
-            record["properties"] = ENVELOPE | record["properties"]
-            record["required"] = [*ENVELOPE, "event", *record["required"]]
+    kinds = [kind.__name__ for kind in get_args(get_args(Event)[0])]
+    lines = [_line(records[name]) for name in kinds]
+    used = json.dumps([lines, records])
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": f"urn:evengrad:events:{SCHEMA}",
         "title": "evengrad event",
-        **made,
+        "oneOf": lines,
+        "$defs": {name: r for name, r in records.items() if f'"#/$defs/{name}"' in used},
+    }
+
+
+def _line(event: Json) -> Json:
+    """The event in its envelope."""
+    return event | {
+        "properties": ENVELOPE | event["properties"],
+        "required": [*ENVELOPE, *event["required"]],
     }
 
 
 def _as_written(record: Json) -> None:
-    """Nulls as `events.fields` writes them: left out, but for numbers that are not finite."""
+    """Make it true of what `events.fields` writes.
+
+    No null but for a number that is not finite, which has its flag beside it; every field that is
+    not null.
+    """
     flags: Json = {}
+    record["required"] = []
     for name, field in record["properties"].items():
-        if any(kind == {"type": "null"} for kind in field.get("anyOf", ())):
-            (kind,) = (kind for kind in field.pop("anyOf") if kind != {"type": "null"})
-            field |= kind
-            field.pop("default", None)
-            if name in record["required"]:
-                record["required"].remove(name)
+        kinds = field.pop("anyOf", [])
+        for kind in kinds:
+            if kind != {"type": "null"}:
+                field |= kind
+        if not kinds:
+            record["required"].append(name)
+        field.pop("default", None)
         numbers = field.get("items", field)
         if numbers.get("type") == "number":
             numbers["type"] = ["number", "null"]

@@ -1,4 +1,4 @@
-"""The typed events of a run, in the order in which they come, and their published schema.
+"""The typed events of a run, in the order in which they come.
 
 Every line of a run's record is one event: `ts` (UTC, ISO 8601), `schema`, `run_id`, `seq`
 (gapless), `event`, then the fields below; one that is None is left out. Numbers are JSON numbers,
@@ -278,8 +278,10 @@ def fields(event: BaseModel) -> dict[str, Any]:
 def _finite(record: dict[str, Any]) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for key, value in record.items():
-        if _is_broken(value):
-            out[key], out[f"{key}_nonfinite"] = None, True
+        if isinstance(value, float):  # first: nearly all are
+            out[key] = value
+            if not math.isfinite(value):
+                out[key], out[f"{key}_nonfinite"] = None, True
         elif isinstance(value, dict):
             out[key] = _finite(value)
         elif isinstance(value, list):

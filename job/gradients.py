@@ -35,34 +35,37 @@ class Gradients(NamedTuple):
     at_outputs: Tensor
     """δ [B, T, R]."""
     rows: Tensor
-    """V [B, R, D]."""
-    at_means: Tensor
-    """Of each window task, at its mean of z over time [B, W, D]."""
+    """[B, R + W, D]: V, then each window task's gradient at its mean of z over time."""
     members: Tensor
     """[K, R + W], see `membership`."""
 
     def gram(self) -> Tensor:
         """Inner products [K, K] of the tasks' gradients at z."""
-        batch, steps, _ = self.at_outputs.shape
-        count, ranks = self.members.shape
+        batch, steps, outputs = self.at_outputs.shape
+        count, factors = self.members.shape
         width = self.rows.shape[2]
-        if ranks**2 * (steps + width) > count**2 * steps * width:  # many outputs per step
+        if factors**2 * (steps + width) > count**2 * steps * width:  # many outputs per step
             dense = torch.stack([self.at_z(k).flatten() for k in range(count)])
             return dense @ dense.T
         even = self.at_outputs.new_full((1, 1, 1), 1 / steps)
-        delta = torch.cat([self.at_outputs, even.expand(batch, steps, self.at_means.shape[1])], 2)
-        rows = torch.cat([self.rows, self.at_means], 1)
-        products = ((delta.mT @ delta) * (rows @ rows.mT)).sum(0)
-        return self.members @ products @ self.members.T
+        delta = torch.cat([self.at_outputs, even.expand(batch, steps, factors - outputs)], 2)
+        products = ((delta.mT @ delta) * (self.rows @ self.rows.mT)).sum(0)
+        # Sums over members by choice, not by product with 0: one task's overflow stays its own.
+        mine = self.members.bool()
+        by_task = torch.where(mine[:, :, None], products, 0.0).sum(1)
+        return torch.where(mine, by_task[:, None], 0.0).sum(2)
 
     def combined(self, weights: Tensor) -> Tensor:
         """Σ_k w_k ∂L_k/∂z [B, T, D] for weights [K]."""
-        steps, ranks = self.at_outputs.shape[1:]
+        steps, outputs = self.at_outputs.shape[1:]
         by_factor = weights @ self.members
-        mean = (by_factor[ranks:, None] * self.at_means).sum(1, keepdim=True) / steps
+        by_window = by_factor[outputs:, None] / steps
+        mean = (by_window * self.rows[:, outputs:]).sum(1, keepdim=True)
         # One product and one sum in place: a second [B, T, D] would cost as much as the product.
         return torch.baddbmm(
-            mean.expand(-1, steps, -1), self.at_outputs * by_factor[:ranks], self.rows
+            mean.expand(-1, steps, -1),
+            self.at_outputs * by_factor[:outputs],
+            self.rows[:, :outputs],
         )
 
     def at_z(self, task: int) -> Tensor:

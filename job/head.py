@@ -7,12 +7,11 @@ process that lost its lease can neither publish nor, afterwards, delete.
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from job.document import Body, Damaged, Document, Fenced, unseal
+from job.document import Body, Document, Fenced
 from job.store import Store
 
 
@@ -51,11 +50,18 @@ class Head(BaseModel):
         """Folders of all checkpoints that it names."""
         return {kept.folder for kept in [*self.checkpoints, self.best] if kept is not None}
 
+    def back_to(self, kept: Kept) -> Head:
+        """Without what is newer than one of its checkpoints, because that is damaged."""
+        older = [other for other in self.checkpoints if other.step < kept.step]
+        best = self.best if self.best and self.best.step <= kept.step else None
+        return self.model_copy(update={"checkpoints": [kept, *older], "best": best})
+
 
 class HeadDocument:
     """The head in the store."""
 
     def __init__(self, store: Store, run: str, fenced: bool) -> None:
+        self.store, self.run = store, run
         self.document = Document(store, f"{run}/latest.json", fenced)
         self._body: Head | None = None
 
@@ -83,34 +89,6 @@ def delete_checkpoint(store: Store, run: str, folder: str) -> None:
     """Remove a checkpoint, its manifest first, so that no half of one looks whole."""
     for file in ("manifest.json", "state.safetensors", "model.safetensors"):
         store.delete(f"{run}/{folder}/{file}")
-
-
-def rebuilt(store: Store, run: str) -> Head | None:
-    """A head from what lies in the store, where the head itself is gone or damaged.
-
-    It names every checkpoint with an intact manifest, newest first; None where there is none.
-    """
-    found: list[tuple[int, str, Kept]] = []
-    for entry in store.list(f"{run}/checkpoints/"):
-        if not entry.key.endswith("/manifest.json"):
-            continue
-        data = store.get(entry.key).data
-        try:
-            manifest = unseal(data, entry.key)
-        except Damaged:
-            continue
-        kept = Kept(
-            folder=entry.key.removeprefix(f"{run}/").removesuffix("/manifest.json"),
-            step=manifest["step"],
-            manifest=hashlib.sha256(data).hexdigest(),
-            score=manifest["score"],
-        )
-        found.append((manifest["lease_epoch"], manifest["spec_hash"], kept))
-    if not found:
-        return None
-    found.sort(key=lambda item: item[2].step, reverse=True)
-    epoch = max(epoch for epoch, _, _ in found)
-    return Head(epoch=epoch, spec_hash=found[0][1], checkpoints=[kept for _, _, kept in found])
 
 
 def _plain(found: Body) -> Body:

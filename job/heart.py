@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 
-from job.document import Body, Document
+from job.document import Body, Damaged, Document, Fenced
 from job.lease import Lease
 from job.records import Records
 from job.store import Unavailable
@@ -34,7 +34,9 @@ class Heart:
         self._thread = threading.Thread(target=self._work, name="heart", daemon=True)
 
     def start(self) -> None:
-        """Begin to beat."""
+        """Begin to beat; raises StoreError."""
+        with suppress(Damaged):  # to be replaced in any case
+            self.status.read()
         self._thread.start()
 
     def stop(self) -> None:
@@ -53,8 +55,16 @@ class Heart:
             self.records.flush()
             if self.records.down_since is None:
                 with suppress(Unavailable):
-                    now = datetime.now(UTC).isoformat(timespec="seconds")
-                    self.status.write({"schema": 1, "heartbeat": now, **self.body()})
+                    self._tell()
+
+    def _tell(self) -> None:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        try:
+            self.status.write({"schema": 1, "heartbeat": now, **self.body()})
+        except Fenced:
+            # Or someone deleted it. The lease alone decides, and at the next beat it will.
+            with suppress(Damaged):
+                self.status.read()
 
     def _work(self) -> None:
         while not self._stopped.wait(min(SECONDS, self.lease.seconds / 4)):

@@ -48,28 +48,42 @@ def read_events(store: Store, run: str) -> Iterator[Line]:
 def valid_segments(store: Store, run: str, fences: Mapping[int, int]) -> list[Segment]:
     """The segments that count: gapless, and none that a fenced process wrote after its time.
 
-    Raises Damaged where events are missing.
+    Whose time was over is told by the fences and, for one that the head at hand does not know yet,
+    by the first segment of a later lease epoch. Raises Damaged where events are missing.
     """
-    found = [Segment.named(entry.key) for entry in store.list(f"{run}/events/")]
-    valid: list[Segment] = []
+    valid = _counting(store, run, fences)
     last = 0
-    for segment in sorted(s for s in found if s is not None):
-        if segment.last > fences.get(segment.epoch, segment.last):
-            continue
+    for segment in valid:
         if segment.first != last + 1:
             raise Damaged(
                 f"events {last + 1} to {segment.first - 1} of run {run} are missing before "
                 f"{segment.key}"
             )
-        valid.append(segment)
         last = segment.last
+    settled = max(fences.values(), default=0)
+    if last < settled:
+        raise Damaged(f"events {last + 1} to {settled} of run {run} are missing")
     return valid
 
 
 def last_seq(store: Store, run: str, fences: Mapping[int, int]) -> int:
-    """The last event that counts; 0 where there is none."""
-    segments = valid_segments(store, run, fences)
-    return segments[-1].last if segments else 0
+    """The last event that counts, also where earlier ones are missing; 0 where there is none."""
+    stored = (segment.last for segment in _counting(store, run, fences))
+    return max([*stored, *fences.values()], default=0)
+
+
+def _counting(store: Store, run: str, fences: Mapping[int, int]) -> list[Segment]:
+    named = [Segment.named(entry.key) for entry in store.list(f"{run}/events/")]
+    return _in_time(sorted(s for s in named if s and s.last <= fences.get(s.epoch, s.last)))
+
+
+def _in_time(found: list[Segment]) -> list[Segment]:
+    """Without those that begin a history of their own where a later lease epoch's has begun."""
+    kept: list[Segment] = []
+    for segment in reversed(found):
+        if not kept or segment.epoch == kept[-1].epoch or segment.last < kept[-1].first:
+            kept.append(segment)
+    return kept[::-1]
 
 
 def read_document(store: Store, run: str, name: str) -> Line | None:

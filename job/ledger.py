@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -9,11 +10,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from job.events import Step, StepTask
+from job.events import Step
 from job.step import Measured
 
 SUMS = ("weight", "grad_norm", "grad_share", "pull", "head_pull")
 """What is averaged over an epoch's steps."""
+FIELDS = (
+    *("loss", "loss_original", "weight", "grad_norm"),
+    *("grad_share", "head_grad_norm", "cosine", "shared_grad_norm"),
+)
+"""What a step's event says of a task."""
 
 
 class NotFinite(ArithmeticError):
@@ -73,46 +79,41 @@ class Ledger:
         """Events of the steps since the last fetch; raises NotFinite at the first halted one."""
         if not self.waiting:
             return
-        block = torch.stack([w.flat for w in self.waiting]).cpu().double()
+        rows = torch.stack([w.flat for w in self.waiting]).cpu().double()
         step_ms = (time.perf_counter() - self.since) * 1e3 / len(self.waiting)
         waiting, self.waiting = self.waiting, []
-        for at, row in zip(waiting, block, strict=True):
-            yield self._event(at, _Values(row, len(self.tasks)), step_ms)
+        block = _Block(rows, len(self.tasks))
+        events, summed = block.fields(), block.summed()
+        for i, at in enumerate(waiting):
+            if block.halted[i]:
+                raise NotFinite(at.step, block.culprit(i, self.tasks))
+            if not block.skipped[i]:
+                self.sums += summed[i]
+                self.count += 1
+            yield self._event(at, events[i], step_ms, block.cosine_min[i], block.skipped[i])
         self.start_clock()
 
-    def _event(self, at: _Waiting, v: _Values, step_ms: float) -> Step:
-        if v.halted:
-            raise NotFinite(at.step, v.culprit(self.tasks))
-        if not v.skipped:
-            self.sums += torch.stack(
-                [v.weights, v.norms, v.shares, v.weights * v.norms, v.weights * v.head_norms]
-            )
-            self.count += 1
-        rows = torch.stack(
-            [v.losses, v.originals, v.weights, v.norms, v.shares, v.head_norms, v.cosines, v.audit],
-            1,
-        ).tolist()
+    def _event(
+        self,
+        at: _Waiting,
+        values: list[list[float]],
+        step_ms: float,
+        cosine_min: float | None,
+        skipped: bool,
+    ) -> Step:
         tasks = {}
-        for name, row in zip(self.tasks, rows, strict=True):
-            loss, original, weight, norm, share, head, cosine, exact = row
-            tasks[name] = StepTask.model_construct(
-                loss=loss,
-                loss_original=original,
-                weight=weight,
-                grad_norm=norm,
-                grad_share=share,
-                head_grad_norm=head,
-                cosine=cosine,
-                shared_grad_norm=exact if at.audited else None,
-            )
-        return Step.model_construct(  # built from floats of our own: nothing to validate
+        for name, row in zip(self.tasks, values, strict=True):
+            tasks[name] = dict(zip(FIELDS, row, strict=True))
+            if not at.audited:
+                del tasks[name]["shared_grad_norm"]
+        return Step(
             step=at.step,
             epoch=at.epoch,
             tasks=tasks,
-            cosine_min=v.cosine_min,
+            cosine_min=cosine_min,
             lr=at.lr,
             step_ms=step_ms,
-            skipped=v.skipped,
+            skipped=skipped,
         )
 
     def means(self) -> dict[str, dict[str, float]]:
@@ -124,36 +125,52 @@ class Ledger:
         }
 
 
-class _Values:
-    """One step's flat row, and what follows from the Gram matrix."""
+class _Block:
+    """The rows of n steps, and what follows from their Gram matrices."""
 
-    def __init__(self, row: Tensor, k: int) -> None:
-        self.losses, self.originals, self.weights, self.head_norms, self.audit = row[: 5 * k].view(
-            5, k
-        )
-        gram = row[5 * k : 5 * k + k * k].view(k, k)
-        self.skipped, self.halted = (bool(x) for x in row[-2:])
-        self.gram = gram
-        self.norms = gram.diagonal().clamp(min=0).sqrt()
+    def __init__(self, rows: Tensor, k: int) -> None:
+        vectors, gram = rows[:, : 5 * k].view(-1, 5, k), rows[:, 5 * k : -2].view(-1, k, k)
+        self.losses, self.originals, self.weights, self.head_norms, self.audit = vectors.unbind(1)
+        self.skipped, self.halted = rows[:, -2:].bool().T.tolist()
+        self.norms = gram.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt()
         pull = (self.weights * self.norms).abs()
-        self.shares = _ratio(pull, pull.sum())
-        combined = gram @ self.weights
-        length = (self.weights @ combined).clamp(min=0).sqrt()
+        self.shares = _ratio(pull, pull.sum(1, keepdim=True))
+        # Sums, not matrix products: those may round differently from one block size to another.
+        combined = (gram * self.weights[:, None]).sum(2)
+        length = (self.weights * combined).sum(1, keepdim=True).clamp(min=0).sqrt()
         self.cosines = _ratio(combined, self.norms * length).clamp(-1, 1)
-        between = _ratio(gram, self.norms[:, None] * self.norms).clamp(-1, 1)
-        pairs = between[~torch.eye(k, dtype=torch.bool)]
-        self.cosine_min = pairs.min().item() if k > 1 else None
+        between = _ratio(gram, self.norms[:, :, None] * self.norms[:, None]).clamp(-1, 1)
+        between.diagonal(dim1=1, dim2=2).fill_(1.0)
+        self.cosine_min: list[float] | list[None] = (
+            between.amin((1, 2)).tolist() if k > 1 else [None] * len(rows)
+        )
 
-    def culprit(self, tasks: Sequence[str]) -> str:
-        """What is not finite, and of which task."""
-        for what, values in (("loss", self.losses), ("gradient at z", self.norms)):
-            for name, value in zip(tasks, values.tolist(), strict=True):
-                if not torch.isfinite(torch.tensor(value)):
+    def fields(self) -> list[list[list[float]]]:
+        """What FIELDS names [n, K, …]."""
+        columns = (
+            *(self.losses, self.originals, self.weights, self.norms),
+            *(self.shares, self.head_norms, self.cosines, self.audit),
+        )
+        values: list[list[list[float]]] = torch.stack(columns, 2).tolist()
+        return values
+
+    def summed(self) -> Tensor:
+        """What SUMS names [n, …, K]."""
+        pulls = (self.weights * self.norms, self.weights * self.head_norms)
+        return torch.stack([self.weights, self.norms, self.shares, *pulls], 1)
+
+    def culprit(self, i: int, tasks: Sequence[str]) -> str:
+        """What is not finite in step i of the block, and of which task."""
+        for what, values in (
+            ("loss", self.losses),
+            ("gradient at the head", self.head_norms),
+            ("gradient at z", self.norms),
+            ("weight", self.weights),
+        ):
+            for name, value in zip(tasks, values[i].tolist(), strict=True):
+                if not math.isfinite(value):
                     return f"the {what} of task {name} is {value}"
-        for name, value in zip(tasks, self.head_norms.tolist(), strict=True):
-            if not torch.isfinite(torch.tensor(value)):
-                return f"the gradient at the head of task {name} is {value}"
-        return "the combined gradient is not finite"
+        return "the gradient of a parameter is not finite"
 
 
 def _ratio(a: Tensor, b: Tensor) -> Tensor:

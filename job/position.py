@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from pydantic import TypeAdapter
+
 from job.evaluate import Losses
 
 
@@ -51,3 +53,7 @@ class Position:
         for name in watched:
             if name is not None and scores[name] < self.best.get(name, math.inf):
                 self.best[name], self.best_epoch[name] = scores[name], self.epoch
+
+
+POSITION = TypeAdapter(Position)
+"""From JSON values, in which numbers that are not finite are text."""

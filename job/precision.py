@@ -1,9 +1,17 @@
-"""The loss scale that fp16 needs."""
+"""What low precision needs: a flag for values that overflowed, and a loss scale against it."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+
+
+def flag_not_finite(tensors: list[Tensor], flag: Tensor, factor: Tensor) -> None:
+    """Set the flag (0-dim) to 1 if any value is not finite; multiply all by the factor, in place.
+
+    The kernel of torch's GradScaler: one pass, and nothing waits for the device.
+    """
+    torch._amp_foreach_non_finite_check_and_unscale_(tensors, flag, factor)
 
 
 class LossScale(nn.Module):

@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,15 +58,12 @@ def spool_of(store: Store, run: str) -> Path:
     return Path(tempfile.gettempdir()) / f"evengrad-{place}" / run
 
 
-def upload(store: Store, run: str, waiting: Iterable[Path]) -> int:
-    """Send spooled segments, in order, each removed when it is stored; returns their bytes."""
-    size = 0
+def upload(store: Store, run: str, waiting: Iterable[Path]) -> None:
+    """Send spooled segments, in order, each removed when it is stored."""
     for path in waiting:
-        data = path.read_bytes()
-        store.put(f"{run}/events/{path.name}", data)
-        path.unlink(missing_ok=True)
-        size += len(data)
-    return size
+        with suppress(FileNotFoundError):  # sent by a process here that has taken the run over
+            store.put(f"{run}/events/{path.name}", path.read_bytes())
+            path.unlink()
 
 
 class Records:
@@ -75,13 +73,11 @@ class Records:
         self.store, self.run, self.epoch = store, run, epoch
         self.offline_seconds = offline_seconds
         self.spool = spool_of(store, run)
-        self.spooled = 0
-        """Bytes waiting locally."""
         self.down_since: float | None = None
         """When the store was first found out of reach, by the monotonic clock."""
         self._lines: list[str] = []
         self._first = 0
-        self._adding, self._flushing = threading.Lock(), threading.Lock()
+        self._adding, self._keeping, self._sending = (threading.Lock() for _ in range(3))
 
     def __call__(self, event: Line, line: str) -> None:
         """Keep one event's line."""
@@ -94,31 +90,38 @@ class Records:
         """Store what has not been stored.
 
         Where the store is out of reach, keep it in the spool; raises UploadFailed once it has
-        been for longer than the spec bears, or the spool is full.
+        been for longer than the spec bears, or the spool is full or cannot be written.
         """
-        with self._flushing:
-            with self._adding:
-                lines, self._lines, first = self._lines, [], self._first
-            if lines:
-                data = "".join(f"{line}\n" for line in lines).encode()
-                name = f"{self.epoch:06d}-{first:012d}-{first + len(lines) - 1:012d}"
-                self._spool(f"{name}-{digest_of(data)}.jsonl", data)
+        self.keep()
+        with self._sending:
             try:
-                self.spooled -= upload(self.store, self.run, self._mine())
+                upload(self.store, self.run, self._mine())
                 self.down_since = None
             except Unavailable as down:
-                self.spooled = sum(path.stat().st_size for path in self._mine())
                 self._bear(down)
+
+    def keep(self) -> None:
+        """Write what has not been stored to the spool, where it survives this process."""
+        with self._keeping:  # one at a time, so that the spool never has a gap
+            with self._adding:
+                lines, self._lines, first = self._lines, [], self._first
+            if not lines:
+                return
+            data = "".join(f"{line}\n" for line in lines).encode()
+            name = f"{self.epoch:06d}-{first:012d}-{first + len(lines) - 1:012d}"
+            try:
+                self._spool(f"{name}-{digest_of(data)}", data)
+            except OSError as error:
+                raise UploadFailed(f"events cannot be kept in {self.spool}: {error}") from error
 
     def _mine(self) -> list[Path]:
         return sorted(self.spool.glob(f"{self.epoch:06d}-*.jsonl"))
 
     def _spool(self, name: str, data: bytes) -> None:
         self.spool.mkdir(parents=True, exist_ok=True)
-        partial = self.spool / f".{name}"
+        partial = self.spool / f"{name}.part"
         partial.write_bytes(data)
-        partial.rename(self.spool / name)
-        self.spooled += len(data)
+        partial.rename(self.spool / f"{name}.jsonl")
 
     def _bear(self, down: Unavailable) -> None:
         now = time.monotonic()
@@ -128,7 +131,8 @@ class Records:
                 f"the store was out of reach for {now - self.down_since:.0f} s; events wait in "
                 f"{self.spool}; last error: {down}"
             )
-        if self.spooled > SPOOL_BYTES:
+        waiting = sum(path.stat().st_size for path in self._mine())
+        if waiting > SPOOL_BYTES:
             raise UploadFailed(
-                f"{self.spooled >> 20} MB of events wait in {self.spool}; last error: {down}"
+                f"{waiting >> 20} MB of events wait in {self.spool}; last error: {down}"
             )

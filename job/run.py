@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import torch
 from pydantic import BaseModel
 
-from job.checkpoint import Facts, Publisher, restore
+from job.checkpoint import Facts, Publisher, Restored, manifest, restore
 from job.claim import Claim, write_result
-from job.document import Body, Damaged, Document, Fenced, seal
+from job.document import Body, Damaged, Document, Fenced
 from job.events import (
     Alarm,
     CheckpointSaved,
@@ -28,7 +26,7 @@ from job.events import (
     fields,
 )
 from job.facts import VERSION, started
-from job.head import Kept
+from job.grace import Grace
 from job.heart import Heart
 from job.journal import Journal, Sink
 from job.ledger import NotFinite
@@ -47,6 +45,9 @@ class End(NamedTuple):
     reason: Reason
     code: int
     error: str | None = None
+    final: bool = True
+    """Whether it decides the run. What kept this process from the store or from the state does
+    not: started again, the run goes on."""
 
 
 def run(
@@ -72,25 +73,29 @@ class Run:
         sinks: Sequence[Sink],
         grace: float,
     ) -> None:
-        self.training, self.claimed, self.run_id, self.grace = training, claimed, run_id, grace
+        self.training, self.claimed, self.run_id = training, claimed, run_id
+        self.grace = Grace(grace, INTERRUPTED, self._too_late)
         self.store, self.run, self.head = claimed.store, claimed.run, claimed.head
         self.keep = training.spec.checkpoint
         self.offline_seconds = self.keep.offline_minutes * 60
         self.records = Records(self.store, self.run, claimed.lease.epoch, self.offline_seconds)
+        self.spool = self.records.spool
         self.journal = Journal(run_id, [*sinks, self.records], claimed.last_seq + 1)
         status = Document(self.store, f"{self.run}/status.json", claimed.fenced)
         self.heart = Heart(claimed.lease, self.records, status, self._status)
         self.publisher: Publisher | None = None
-        self.stop_at = math.inf
-        """By the monotonic clock, once a signal has come."""
         self.durable_at: float | None = None
         """When the newest durable checkpoint was taken."""
         self.phase = "starting"
         self.losses: dict[str, float] = {}
+        self.damaged: set[str] = set()
+        """Folders of checkpoints."""
+        self.saved_step = 0
+        """Of the newest snapshot."""
 
     def execute(self) -> int:
         """Restore and train; turn every way to end into a recorded end and an exit code."""
-        with self._signals():
+        with self.grace.heeded():
             try:
                 self._begin()
                 end = self._train()
@@ -104,21 +109,19 @@ class Run:
             except torch.OutOfMemoryError as fault:
                 end = End("oom", FAILED, str(fault).splitlines()[0])
             except (UploadFailed, StoreError) as fault:
-                end = End("upload_failed", FAILED, str(fault))
+                end = End("upload_failed", FAILED, str(fault), final=False)
             except Damaged as fault:
-                end = End("failed", FAILED, str(fault))
+                end = End("failed", FAILED, str(fault), final=False)
             except Exception as fault:
                 traceback.print_exc()
-                end = End("failed", FAILED, f"{type(fault).__name__}: {fault}")
+                error = f"{type(fault).__name__}: {fault}"
+                end = End("failed", FAILED, error, final=self.publisher is not None)
             return self._finish(end)
 
     def _begin(self) -> None:
-        head, alarms = self.head.body, list(self.claimed.alarms)
-        found = restore(
-            self.store, self.run, head, lambda _, why: alarms.append(("checkpoint_damaged", why))
-        )
-        if found is not None:
-            self.training.restore(found.tensors, found.manifest["values"])
+        self.heart.start()
+        alarms = list(self.claimed.alarms)
+        found = self._restore(alarms)
         step = self.training.at.step
         self.journal.emit(started(self.training, step if found else None))
         after = found.manifest["next_seq"] if found else 1
@@ -126,8 +129,6 @@ class Run:
             self.journal.emit(Superseded(step=step, from_seq=after, to_seq=self.claimed.last_seq))
         for kind, why in alarms:
             self.journal.emit(Alarm(kind=kind, message=why, step=step))
-        self.phase = "training"
-        self.heart.start()
         tensors, _ = self.training.state()
         self.publisher = Publisher(
             self.store,
@@ -140,14 +141,29 @@ class Run:
             store_events=self._store_events,
             report=self._saved,
         )
+        self.publisher.doomed |= self.damaged
+        self.phase = "training"
+
+    def _restore(self, alarms: list[tuple[str, str]]) -> Restored | None:
+        head, before = self.head.body, len(alarms)
+        found = restore(
+            self.store, self.run, head, lambda _, why: alarms.append(("checkpoint_damaged", why))
+        )
+        if found is not None:
+            if len(alarms) > before:
+                self.head.write(head.back_to(found.kept))
+                self.damaged = head.named() - self.head.body.named()
+            self.training.restore(found.tensors, found.manifest["values"])
+            self.saved_step = found.kept.step
+        return found
 
     def _train(self) -> End:
         assert self.publisher is not None
         self.training.run(self._emit, self._save, self._stopping)
         self.phase = "saving"
-        if not self.publisher.settle():
-            assert self.publisher.failure is not None
-            raise self.publisher.failure
+        while not self.publisher.settle(0.2):
+            if self._stopping():
+                raise Interrupted
         self._wait_for_store()
         gates = self.training.verdict.final(self.training.at.epoch)
         if all(gate.passed for gate in gates):
@@ -160,7 +176,7 @@ class Run:
         while self.records.down_since is not None:
             if self._stopping():
                 raise Interrupted
-            time.sleep(1.0)
+            time.sleep(0.2)
             self.heart.beat()
 
     def _emit(self, event: BaseModel) -> None:
@@ -176,7 +192,7 @@ class Run:
         for beside in (self.heart, self.publisher):
             if beside is not None and beside.failure is not None:
                 raise beside.failure
-        return self.stop_at < math.inf
+        return self.grace.asked
 
     def _facts(self) -> Facts:
         at, best_of = self.training.at, self.keep.best_of
@@ -192,6 +208,9 @@ class Run:
 
     def _save(self) -> None:
         assert self.publisher is not None
+        if self.training.at.step == self.saved_step:
+            return
+        self.saved_step = self.training.at.step
         tensors, values = self.training.state()
         self.publisher.take(tensors, values, self._facts())
 
@@ -201,18 +220,19 @@ class Run:
         if self.records.down_since is not None:
             raise Unavailable("events wait for the store")
 
-    def _saved(self, kept: Kept, size: int, seconds: float) -> None:
+    def _saved(self, facts: Facts, size: int, seconds: float) -> None:
         """Called on the publisher's thread."""
         self.durable_at = time.monotonic() - seconds
         self.journal.emit(
-            CheckpointSaved(
-                step=kept.step, epoch=self.training.at.epoch, size=size, seconds=seconds
-            )
+            CheckpointSaved(step=facts.step, epoch=facts.epoch, size=size, seconds=seconds)
         )
+
+    def _durable_step(self) -> int | None:
+        """Steps that the newest checkpoint in the store holds."""
+        return self.head.body.checkpoints[0].step if self.head.body.checkpoints else None
 
     def _status(self) -> Body:
         at, total = self.training.at, self.training.total_steps
-        newest = self.head.body.checkpoints[0].step if self.head.body.checkpoints else None
         eta = at.seconds / at.step * (total - at.step) if at.step and at.seconds else None
         return {
             "phase": self.phase,
@@ -224,31 +244,36 @@ class Run:
             "boots": self.claimed.lease.epoch,
             "lease_epoch": self.claimed.lease.epoch,
             "losses": {k: v if math.isfinite(v) else None for k, v in self.losses.items()},
-            "checkpoint_step": newest,
+            "checkpoint_step": self._durable_step(),
         }
 
     # --- the ends -------------------------------------------------------------------------------
 
     def _interrupted(self) -> int:
-        """Events and status first, then a last checkpoint if the grace suffices."""
+        """A last checkpoint if the grace suffices, events and status; all within the grace."""
         self.phase = "interrupted"
-        self._beat_once()
-        self._save()
         assert self.publisher is not None
-        saved = self.publisher.settle(max(0.0, self.stop_at - time.monotonic()))
+        self._save()
         self._beat_once()
-        self.heart.stop()
-        with suppress(StoreError, Fenced):
-            self.claimed.lease.release()
-        newest = self.head.body.checkpoints
-        step = newest[0].step if newest else 0
-        late = "" if saved else "; the last one did not fit the grace"
+        saved = self.publisher.settle(self.grace.left)
+        self._beat_once()
+        self._silence()
+        self._give_back()
+        self._tell_interruption("" if saved else "; the last checkpoint did not fit the grace")
+        return INTERRUPTED
+
+    def _tell_interruption(self, late: str) -> None:
         print(
             f"run {self.run_id} interrupted at step {self.training.at.step}; it goes on from step "
-            f"{step}{late}",
+            f"{self._durable_step() or 0}{late}",
             file=sys.stderr,
         )
-        return INTERRUPTED
+
+    def _too_late(self) -> None:
+        """Called beside the training thread: the grace is over, whatever that thread waits for."""
+        with suppress(UploadFailed):
+            self.records.keep()
+        self._tell_interruption(f"; the grace is over, what is not stored lies in {self.spool}")
 
     def _beat_once(self) -> None:
         with suppress(StoreError, UploadFailed):
@@ -257,6 +282,9 @@ class Run:
     def _finish(self, end: End) -> int:
         """Last checkpoint and events are stored: record the end, in the head first."""
         at = self.training.at
+        self.phase = end.reason
+        with suppress(NotFinite):  # told already, if so
+            self.training.fetch(self._emit)
         event = RunFinished(
             reason=end.reason,
             exit_code=end.code,
@@ -266,31 +294,49 @@ class Run:
             seconds=at.seconds,
             error=end.error,
         )
-        self.phase = end.reason
-        with suppress(NotFinite):  # told already, if so
-            self.training.fetch(self._emit)
         self._silence()
         self.journal.emit(event)
         try:
-            self.heart.beat()
-            if self.records.down_since is not None:
-                raise UploadFailed("the store is out of reach")
-            head = self.head.body
-            result = {"run_id": self.run_id, "spec_hash": head.spec_hash, **fields(event)}
-            del result["event"]
-            result["checkpoint"] = head.checkpoints[0].folder if head.checkpoints else None
-            self.head.write(head.model_copy(update={"finished": result}))
-            write_result(self.store, self.run, self.head.body)
-            self.claimed.lease.release()
+            if end.final:
+                self._patiently(lambda: self._record(event))
+            else:
+                self.heart.beat()
         except (UploadFailed, StoreError) as fault:
-            self._keep_locally()
-            print(
-                f"run {self.run_id}: the end could not be stored: {fault}; everything that is not "
-                f"in the store lies in {self.records.spool}",
-                file=sys.stderr,
-            )
-            return FAILED
-        return end.code
+            return self._leave(f"its end could not be stored: {fault}")
+        self._give_back()
+        return end.code if end.final else self._leave(end.error or end.reason)
+
+    def _give_back(self) -> None:
+        with suppress(StoreError, Fenced):  # or it has to be waited for
+            self.claimed.lease.release()
+
+    def _leave(self, why: str) -> int:
+        """Keep what the store has not got, and say where."""
+        self._keep_locally()
+        left = any(path.is_file() for path in self.spool.rglob("*"))
+        where = f"; what is not stored lies in {self.spool}; started again, it goes on"
+        print(f"run {self.run_id}: {why}{where if left else ''}", file=sys.stderr)
+        return FAILED
+
+    def _record(self, event: RunFinished) -> None:
+        self._store_events()
+        head = self.head.body
+        result = {"run_id": self.run_id, "spec_hash": head.spec_hash, **fields(event)}
+        del result["event"]
+        result["checkpoint"] = head.checkpoints[0].folder if head.checkpoints else None
+        self.head.write(head.model_copy(update={"finished": result}))
+        write_result(self.store, self.run, self.head.body)
+
+    def _patiently(self, act: Callable[[], None]) -> None:
+        """Act, again and again while the store is out of reach; raises as the spec bears it."""
+        begun = time.monotonic()
+        while True:
+            try:
+                return act()
+            except Unavailable:
+                if time.monotonic() - begun > self.offline_seconds:
+                    raise
+            time.sleep(1.0)
 
     def _silence(self) -> None:
         """End the threads beside."""
@@ -300,28 +346,14 @@ class Run:
 
     def _keep_locally(self) -> None:
         """The state, beside the events that wait in the spool."""
+        if self.publisher is None or self.training.at.step == self._durable_step():
+            return
         tensors, values = self.training.state()
         snapshot = Snapshot(tensors)
-        folder = self.records.spool / "checkpoint"
+        folder = self.spool / "checkpoint"
         folder.mkdir(parents=True, exist_ok=True)
-        files = snapshot.files()
-        for file, data in files.items():
+        snapshot.values = values
+        for file, data in snapshot.files().items():
             (folder / file).write_bytes(data)
-        digests = {file: hashlib.sha256(data).hexdigest() for file, data in files.items()}
-        manifest = {"files": digests, **self._facts()._asdict(), "values": values}
-        (folder / "manifest.json").write_bytes(seal(manifest))
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """SIGTERM and SIGINT end the run after the current step; a second one ends it at once."""
-
-        def stop(number: int, _: object) -> None:
-            self.stop_at = time.monotonic() + self.grace
-            signal.signal(number, signal.SIG_DFL)
-
-        before = {s: signal.signal(s, stop) for s in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            for s, handler in before.items():
-                signal.signal(s, handler)
+        sealed = manifest(snapshot, self._facts(), self.head.body.epoch)
+        (folder / "manifest.json").write_bytes(sealed)

@@ -18,6 +18,11 @@ PAGE = 100
 class Screen(Console):
     """stdout; a run outlives its reader."""
 
+    def __init__(self) -> None:
+        super().__init__(highlight=False)
+        if not self.is_terminal:
+            self.width = PAGE
+
     def on_broken_pipe(self) -> None:
         """Print no more."""
         self.quiet = True
@@ -28,9 +33,7 @@ class Readable:
     """Sink that shows events on a terminal; on anything else the bar is left out."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Screen(highlight=False)
-        if not self.console.is_terminal:
-            self.console.width = PAGE
+        self.console = console or Screen()
         self.last_epoch: Line | None = None
         self.started: Line = {}
         self.columns: dict[str, int] = {}

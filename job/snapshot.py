@@ -1,8 +1,8 @@
 """A copy of the state on the host, in the very bytes that its files will have.
 
 Training waits for one memcpy into buffers that were touched before it began; a new buffer would
-cost five times as much in page faults. Where the tensors lie in the files is asked of safetensors
-once, with the first state.
+cost five times as much in page faults. The files are laid out here, and not by safetensors, which
+would hold the state four times over while it makes one.
 """
 
 from __future__ import annotations
@@ -11,13 +11,23 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
 MODEL, STATE = "model.safetensors", "state.safetensors"
 FOR_PREDICTION = ("model.", "losses.")
 """Parameters and transforms: what a prediction needs. The rest is for going on."""
+TYPES = {
+    torch.int64: "I64",
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.int32: "I32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+"""What safetensors calls a type, in the order in which it lays tensors out: all are aligned."""
 
 
 def file_of(name: str) -> str:
@@ -26,7 +36,7 @@ def file_of(name: str) -> str:
 
 
 class Snapshot:
-    """Buffers for one state."""
+    """Buffers for one state, holding the one that it was made with until another is taken."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self.values: dict[str, Any] = {}
@@ -37,20 +47,18 @@ class Snapshot:
         if cuda:
             self._copied = torch.cuda.Event()
         for file in (MODEL, STATE):
-            part = {n: t.detach().cpu() for n, t in tensors.items() if file_of(n) == file}
-            # A copy each: safetensors refuses tensors that share memory.
-            written = safetensors.torch.save({n: t.contiguous().clone() for n, t in part.items()})
-            buffer = torch.empty(len(written), dtype=torch.uint8, pin_memory=cuda)
-            buffer.copy_(torch.frombuffer(bytearray(written), dtype=torch.uint8))
+            part = {n: t for n, t in tensors.items() if file_of(n) == file}
+            head = header(part)
+            size = len(head) + sum(t.nbytes for t in part.values())
+            buffer = torch.empty(size, dtype=torch.uint8, pin_memory=cuda)
+            buffer[: len(head)] = torch.frombuffer(bytearray(head), dtype=torch.uint8)
+            first = len(head)
+            for name, tensor in laid_out(part):
+                bytes_of = buffer[first : first + tensor.nbytes]
+                self._places[name] = bytes_of.view(tensor.dtype).view(tensor.shape)
+                first += tensor.nbytes
             self._buffers[file] = buffer
-            self._find_places(buffer, written, part)
-
-    def _find_places(self, buffer: Tensor, written: bytes, part: Mapping[str, Tensor]) -> None:
-        length = int.from_bytes(written[:8], "little")
-        header = json.loads(written[8 : 8 + length])
-        for name, tensor in part.items():
-            first, last = (8 + length + offset for offset in header[name]["data_offsets"])
-            self._places[name] = buffer[first:last].view(tensor.dtype).view(tensor.shape)
+        self.take(tensors, {})
 
     def take(self, tensors: Mapping[str, Tensor], values: dict[str, Any]) -> None:
         """Copy a state of the same names, types and shapes; values must not change afterwards."""
@@ -71,3 +79,22 @@ class Snapshot:
     def size(self) -> int:
         """Bytes."""
         return sum(len(buffer) for buffer in self._buffers.values())
+
+
+def laid_out(tensors: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
+    """Tensors in the order that they have in a safetensors file."""
+    order = {dtype: place for place, dtype in enumerate(TYPES)}
+    return sorted(tensors.items(), key=lambda item: (order[item[1].dtype], item[0]))
+
+
+def header(tensors: Mapping[str, Tensor]) -> bytes:
+    """What a safetensors file begins with: a length, and JSON that says where each tensor lies."""
+    places, first = {}, 0
+    for name, tensor in laid_out(tensors):
+        last = first + tensor.nbytes
+        shape, dtype = list(tensor.shape), TYPES[tensor.dtype]
+        places[name] = {"dtype": dtype, "shape": shape, "data_offsets": [first, last]}
+        first = last
+    text = json.dumps(places, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text

@@ -148,8 +148,8 @@ class Init(Section):
     """`orthogonal`: orthogonal input and recurrent matrices per gate, forget bias 1; `default`:
     torch's uniform."""
     heads: Literal["default", "target_mean"] = "target_mean"
-    """`target_mean`: a head starts at the best constant prediction of its target, and output
-    weights start at zero; `default`: torch's uniform."""
+    """`target_mean`: a head's output biases start where it predicts the mean of its training
+    target; `default`: torch's uniform."""
 
 
 class Jade(Section):

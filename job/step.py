@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from job.balance import Balancer
 from job.gradients import Gradients, membership
 from job.model import Jade, StepHead
-from job.precision import LossScale
+from job.precision import LossScale, flag_not_finite
 from job.tasks import TaskLoss
 
 
@@ -51,6 +51,7 @@ class Stepper(nn.Module):
     """Training steps of a network under a balancer. Its buffers are part of the run's state."""
 
     members: Tensor
+    one: Tensor
     halted: Tensor
 
     def __init__(
@@ -69,7 +70,11 @@ class Stepper(nn.Module):
         self.loss_scale = loss_scale or (LossScale() if precision == "fp16" else None)
         outputs = [h.output.out_features if isinstance(h, StepHead) else 0 for h in model.heads]
         self.register_buffer("members", membership(outputs), persistent=False)
+        self.register_buffer("one", torch.tensor(1.0), persistent=False)
         self.register_buffer("halted", torch.tensor(0.0))
+        # Walking the modules for these at every step would cost as much as the Gram matrix.
+        self.of_heads = [list(head.parameters()) for head in model.heads]
+        self.output_weights = [head.output.weight for head in model.heads]
 
     def forward(
         self,
@@ -85,13 +90,18 @@ class Stepper(nn.Module):
         scale = self.loss_scale.scale if self.loss_scale else None
         losses, originals, gradients = self._heads(z.detach(), targets, scale)
         gram, head_norms = gradients.gram(), self._head_norms(scale)
-        healthy = torch.isfinite(losses).all() & torch.isfinite(gram).all()
-        weights = self._weigh(losses, gram, healthy)
-        exact = self._audit(z, gradients) if audit else None
+        fatal = self.halted.clone()
+        flag_not_finite([losses], fatal, self.one)
+        skipped = fatal.clone()
+        flag_not_finite([gram], skipped, self.one)
+        learned = [] if scale is None else [b.clone() for b in self.balancer.buffers()]
+        weights = self._weigh(losses, gram, skipped)
+        exact = self._audit(z, gradients, scale) if audit else None
 
         combined = gradients.combined(weights if scale is None else weights * scale)
         z.backward(combined.to(z.dtype))
-        skipped = self._update(optimizer, weights, scale, losses, healthy)
+        self._finish_gradients(optimizer, weights, losses, scale, skipped)
+        self._update(optimizer, fatal, skipped, learned)
         return Measured(
             losses, originals, weights, gram, head_norms, skipped, self.halted.clone(), exact
         )
@@ -120,81 +130,86 @@ class Stepper(nn.Module):
         losses = torch.stack([loss for loss, _ in pairs])
         (losses.sum() if scale is None else losses.sum() * scale).backward()
 
-        unscale = 1.0 if scale is None else 1 / scale
-        at_outputs = torch.zeros_like(by_step) if by_step.grad is None else by_step.grad
-        at_means = [torch.zeros_like(m) if m.grad is None else m.grad for m in means]
-        gradients = Gradients(
-            at_outputs.float() * unscale,
-            rows.detach().float(),
-            torch.stack(at_means, 1).float() * unscale
-            if means
-            else mean.new_zeros(len(z), 0, mean.shape[1]),
-            self.members,
-        )
+        read = [by_step, *means]
+        at_outputs, *at_means = [
+            (torch.zeros_like(x) if x.grad is None else x.grad).float() for x in read
+        ]
+        if scale is not None:
+            torch._foreach_div_([at_outputs, *at_means], scale)
+        at_rows = torch.cat([rows.detach().float(), *(m.unsqueeze(1) for m in at_means)], 1)
+        gradients = Gradients(at_outputs, at_rows, self.members)
         return losses.detach(), torch.stack([original for _, original in pairs]), gradients
 
     def _head_norms(self, scale: Tensor | None) -> Tensor:
-        output_weights = [head.output.weight for head in self.model.heads]
-        norms = torch.stack(torch._foreach_norm(_grads(output_weights)))
+        norms = torch.stack(torch._foreach_norm(_grads(self.output_weights)))
         return norms if scale is None else norms / scale
 
-    def _weigh(self, losses: Tensor, gram: Tensor, healthy: Tensor) -> Tensor:
-        """The balancer's weights [K]; a step that will be skipped leaves its state untouched."""
-        if self.loss_scale is None:
-            given: Tensor = self.balancer(losses, gram)
-            return given
-        before = [b.clone() for b in self.balancer.buffers()]
-        safe = torch.where(healthy, gram, torch.eye(len(losses), device=gram.device))
-        weights: Tensor = self.balancer(torch.where(healthy, losses, 1.0), safe)
-        for buffer, old in zip(self.balancer.buffers(), before, strict=True):
-            buffer.copy_(torch.where(healthy, buffer, old))
+    def _weigh(self, losses: Tensor, gram: Tensor, skipped: Tensor) -> Tensor:
+        """The balancer's weights [K]; an overflow is not shown to it."""
+        if self.loss_scale is not None:
+            healthy = skipped == 0
+            gram = torch.where(healthy, gram, torch.eye(len(losses), device=gram.device))
+            losses = torch.where(healthy, losses, 1.0)
+        weights: Tensor = self.balancer(losses, gram)
         return weights
 
-    def _audit(self, z: Tensor, gradients: Gradients) -> Tensor:
+    def _audit(self, z: Tensor, gradients: Gradients, scale: Tensor | None) -> Tensor:
         """Norms [K] of each unweighted loss's gradient on all of the trunk's parameters."""
         parameters = list(self.model.trunk.parameters())
         norms = []
         for k in range(len(self.losses)):
-            at_z = gradients.at_z(k).to(z.dtype)
-            grads = torch.autograd.grad(z, parameters, at_z, retain_graph=True)
+            at_z = gradients.at_z(k) if scale is None else gradients.at_z(k) * scale
+            grads = torch.autograd.grad(z, parameters, at_z.to(z.dtype), retain_graph=True)
             norms.append(torch.stack(torch._foreach_norm(grads)).norm())
-        return torch.stack(norms)
+        return torch.stack(norms) if scale is None else torch.stack(norms) / scale
+
+    def _finish_gradients(
+        self,
+        optimizer: torch.optim.Optimizer,
+        weights: Tensor,
+        losses: Tensor,
+        scale: Tensor | None,
+        skipped: Tensor,
+    ) -> None:
+        """Weigh the heads' gradients, add the balancer's own, unscale and clip them all.
+
+        Sets the flag where one is not finite.
+        """
+        if self.balancer.weighs_heads:
+            for weight, parameters in zip(weights.unbind(), self.of_heads, strict=True):
+                torch._foreach_mul_(_grads(parameters), weight)
+        objective = self.balancer.objective(losses)
+        if objective is not None:
+            (objective if scale is None else objective * scale).backward()
+        trained = [p for group in optimizer.param_groups for p in group["params"]]
+        grads = _grads(trained)
+        flag_not_finite(grads, skipped, self.one if scale is None else 1 / scale)
+        if self.clip is not None:
+            norm = torch.nn.utils.get_total_norm(grads, foreach=True)
+            torch.nn.utils.clip_grads_with_norm_(trained, self.clip, norm, foreach=True)
 
     def _update(
         self,
         optimizer: torch.optim.Optimizer,
-        weights: Tensor,
-        scale: Tensor | None,
-        losses: Tensor,
-        healthy: Tensor,
-    ) -> Tensor:
-        """Apply the update unless something is not finite; returns 0/1, whether it was skipped.
+        fatal: Tensor,
+        skipped: Tensor,
+        learned: list[Tensor],
+    ) -> None:
+        """Apply the update unless the flag says to skip it.
 
         A loss that is not finite halts the run; so does a gradient, unless a smaller loss scale
-        may still cure it. The optimizer reads the flag on the device (`found_inf`).
+        may still cure it: then what the balancer had learned before this step is put back. The
+        optimizer reads the flag on the device (`found_inf`).
         """
-        if self.balancer.weighs_heads:
-            for weight, head in zip(weights.unbind(), self.model.heads, strict=True):
-                torch._foreach_mul_(_grads(head.parameters()), weight)
-        objective = self.balancer.objective(losses)
-        if objective is not None:
-            objective.backward()
-        parameters = [p for g in optimizer.param_groups for p in g["params"]]
-        grads = _grads(parameters)
-        if scale is not None:
-            torch._foreach_mul_(_grads(self.model.parameters()), 1 / scale)
-        norm = torch.nn.utils.get_total_norm(grads, foreach=True)
-        healthy = healthy & torch.isfinite(norm)
-        if self.clip is not None:
-            torch.nn.utils.clip_grads_with_norm_(parameters, self.clip, norm, foreach=True)
-        curable = torch.isfinite(losses).all() & (scale >= 1) if scale is not None else False
-        self.halted.copy_(torch.where(healthy | curable, self.halted, 1.0))
-        skipped = torch.where(healthy, self.halted, 1.0)
+        if self.loss_scale is None:
+            self.halted.copy_(skipped)
+        else:
+            self.halted.copy_(torch.where(self.loss_scale.scale >= 1, fatal, skipped))
+            self.loss_scale.update(skipped > 0)
+            for now, before in zip(self.balancer.buffers(), learned, strict=True):
+                now.copy_(torch.where(skipped > 0, before, now))
         optimizer.found_inf = skipped  # type: ignore[attr-defined]  # read by fused optimizers
         optimizer.step()
-        if self.loss_scale is not None:
-            self.loss_scale.update(skipped > 0)
-        return skipped
 
 
 def _grads(parameters: Iterable[Tensor]) -> list[Tensor]:

@@ -96,7 +96,10 @@ class TaskLoss(nn.Module):
                 return self.activate(outputs) * self.scale + self.shift
 
     def resting_output(self, target: Tensor) -> Tensor:
-        """The head output [O] that predicts the mean of the training target [N, …, O]."""
+        """The head output [O] that predicts the mean of the training target [N, …, O].
+
+        Where the activation cannot reach that mean, an output near it that can still be trained.
+        """
         if self.task.loss.kind == "cross_entropy":
             counts = torch.bincount(target.flatten(), minlength=self.task.outputs).double()
             return ((counts + TINY) / counts.sum()).log().float()
@@ -109,5 +112,7 @@ class TaskLoss(nn.Module):
                 return mean.logit(1e-3).float()
             case "tanh":
                 return mean.clamp(-0.999, 0.999).atanh().float()
+            case "relu":  # below 0 it would have no gradient to come back by
+                return mean.clamp(min=0).float()
             case _:
                 return mean.float()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from typing import Any
 
 import torch
 from pydantic import BaseModel
+from pydantic_core import to_json
 from torch import Tensor
 
 from job import balance, baseline, optimizer
@@ -20,7 +21,7 @@ from job.events import Alarm, Epoch, EpochTask, GateResult
 from job.gates import Verdict
 from job.ledger import Ledger, NotFinite
 from job.model import Jade
-from job.position import Position
+from job.position import POSITION, Position
 from job.spec import JobSpec
 from job.step import Stepper
 from job.tasks import TaskLoss
@@ -220,11 +221,11 @@ class Training:
         if self.device.type == "cuda":
             tensors["generator.cuda"] = torch.cuda.get_rng_state(self.device)
         values = {
-            "position": asdict(self.at),
+            "position": self.at,
             "steps_in_means": self.ledger.count,
-            "gates": {i: r.model_dump() for i, r in self.verdict.results.items()},
+            "gates": {i: result.model_dump() for i, result in self.verdict.results.items()},
         }
-        return tensors, values
+        return tensors, json.loads(to_json(values, inf_nan_mode="strings"))
 
     def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Go on from what `state` returned, in this or another process."""
@@ -242,7 +243,7 @@ class Training:
         torch.set_rng_state(tensors["generator.cpu"])
         if self.device.type == "cuda" and "generator.cuda" in tensors:
             torch.cuda.set_rng_state(tensors["generator.cuda"], self.device)
-        self.at = Position(**values["position"])
+        self.at = POSITION.validate_python(values["position"])
         self.verdict.results = {
             int(i): GateResult.model_validate(r) for i, r in values["gates"].items()
         }

@@ -1,4 +1,4 @@
-"""Fixtures that several rooms share: a real S3 server, and a store on it or in a directory."""
+"""Fixtures that several rooms share: an S3 server, a store on it or in a directory, real runs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 from job.store import Store, open_store
+from tests import runs
+from tests.nursery import Nursery
+from tests.proxy import Proxy, proxied
 from tests.seaweed import BUCKET, Server, shared_seaweed
 
 
@@ -31,6 +34,15 @@ def s3_url(s3_server: Server, monkeypatch: pytest.MonkeyPatch) -> str:
     return f"s3://{BUCKET}/{uuid.uuid4().hex}"
 
 
+@pytest.fixture
+def proxy(s3_server: Server, s3_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """A proxy in front of the S3 server, which the environment leads to from now on."""
+    with proxied(s3_server) as made:
+        for name, value in made.environment.items():
+            monkeypatch.setenv(name, value)
+        yield made
+
+
 @pytest.fixture(params=["directory", "s3"])
 def store_url(request: pytest.FixtureRequest) -> str:
     """An empty store of either kind."""
@@ -43,3 +55,32 @@ def store_url(request: pytest.FixtureRequest) -> str:
 def store(store_url: str) -> Store:
     """An empty store of either kind, open."""
     return open_store(store_url)
+
+
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    """Where the processes of all tests come from."""
+    made = Nursery(tmp_path_factory.mktemp("nursery"))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def nursery(warm: Nursery) -> Iterator[Nursery]:
+    """Starts processes, and ends those that this test has left."""
+    yield warm
+    warm.end_children()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(warm: Nursery, tmp_path_factory: pytest.TempPathFactory) -> runs.Undisturbed:
+    """A run to compare others with."""
+    return runs.undisturbed(warm, tmp_path_factory.mktemp("undisturbed"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the rates that tests have measured."""
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            if name == "rate":
+                terminalreporter.write_line(f"{report.nodeid}: {value}")

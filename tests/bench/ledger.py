@@ -1,10 +1,12 @@
 """What the gradient ledger costs: a training step beside its plain weighted sum and its peers.
 
-    python -m tests.bench.ledger [--steps 30] [--quick]
+    python -m tests.bench.ledger [--rounds 30] [--threads N] [--device cuda] [--quick]
 
-All sides of a row run in one process on the same batch and the same network, in an order that
-turns with every round, so that a change of the machine's load meets all of them alike. Figures are
-medians; ratios are of medians.
+All sides of a column run in one process on the same batch, each with its own copy of one network,
+in an order that turns with every round. A figure is the median over the rounds of a side's time
+over the plain sum's in the same round, so that a change of the machine's load meets both. The
+plain sum against itself shows what is noise. Before any clock starts, each side's gradients are
+checked to be what its name says.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from pydantic import TypeAdapter
@@ -21,7 +24,8 @@ from rich.table import Table
 from torch import Tensor
 
 from job import balance, spec
-from job.model import Jade
+from job.device import settle
+from job.model import Jade, StepHead
 from job.step import Stepper
 from job.tasks import TaskLoss, mean_loss
 
@@ -32,160 +36,263 @@ FOUR = [
     ("binary", "step", 1, {"kind": "binary_cross_entropy"}),
     ("countdown", "step", 1, {"kind": "huber"}),
 ]
+CASES = {(4, 32): 1.05, (4, 256): 1.05, (32, 32): 1.15, (32, 256): 1.15}
+"""Tasks and batch size, and the most that `evengrad, fixed` may cost."""
+PLAIN, AGAIN, FIXED = "plain weighted sum", "plain weighted sum, again", "evengrad, fixed"
+SEPARATE, MTL = "K separate backwards", "torchjd mtl_backward, UPGrad"
+WARM_UP = 3
 
-Side = Callable[[], object]
+
+class Problem:
+    """Tasks with random features and targets."""
+
+    def __init__(self, count: int, batch: int, device: torch.device) -> None:
+        torch.manual_seed(0)
+        self.tasks = [_task(i) for i in range(count)]
+        self.features = torch.randn(batch, BARS, FEATURES, device=device)
+        self.targets = [_target(task, batch).to(device) for task in self.tasks]
+        self.device = device
+
+    def losses(self, outputs: Sequence[Tensor]) -> list[Tensor]:
+        rows = zip(self.tasks, outputs, self.targets, strict=True)
+        return [mean_loss(task.loss, output, target) for task, output, target in rows]
 
 
-def tasks_of(count: int) -> list[spec.Task]:
+def _task(i: int) -> spec.Task:
     """The four tasks of the real job, repeated."""
+    name, level, outputs, loss = FOUR[i % 4]
+    return spec.Task.model_validate(
+        {"name": f"{name}_{i // 4}", "level": level, "outputs": outputs, "loss": loss}
+    )
+
+
+def _target(task: spec.Task, batch: int) -> Tensor:
+    shape = (batch, BARS) if task.level == "step" else (batch,)
+    if task.loss.kind == "cross_entropy":
+        return torch.randint(task.outputs, shape)
+    if task.loss.kind == "binary_cross_entropy":
+        return torch.randint(2, (*shape, task.outputs)).float()
+    return torch.randn(*shape, task.outputs)
+
+
+# --- sides ------------------------------------------------------------------------------------
+
+
+class Side:
+    """A network with its optimizer; `step` is what the clock sees."""
+
+    def __init__(self, problem: Problem) -> None:
+        torch.manual_seed(0)
+        self.problem = problem
+        self.model = Jade(spec.Jade(), FEATURES, problem.tasks).to(problem.device)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), 1e-3, fused=True)
+        self.shared = list(self.model.trunk.parameters())
+
+    def step(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        self.backward()
+        self.optimizer.step()
+
+    def backward(self) -> None:
+        raise NotImplementedError
+
+
+class Plain(Side):
+    """The floor: a weighted sum of the losses, one backward."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem)
+        self.weights = torch.ones(len(problem.tasks), device=problem.device)
+
+    def backward(self) -> None:
+        losses = self.problem.losses(self.model(self.problem.features))
+        (torch.stack(losses) * self.weights).sum().backward()
+
+
+def apart(model: Jade, z: Tensor) -> list[Tensor]:
+    """The model's outputs, no two heads in one product: what is best for one backward per task."""
+    rows = iter([head.rows(len(z)) for head in model.step_heads])
+    pooled = z.mean(1)
     return [
-        spec.Task.model_validate(
-            {"name": f"{name}_{i // 4}", "level": level, "outputs": outputs, "loss": loss}
-        )
-        for i in range(count)
-        for name, level, outputs, loss in [FOUR[i % 4]]
+        torch.baddbmm(head.output.bias, z, next(rows).mT)
+        if isinstance(head, StepHead)
+        else head(pooled)
+        for head in model.heads
     ]
 
 
-def targets_of(tasks: list[spec.Task], batch: int) -> list[Tensor]:
-    targets = []
-    for task in tasks:
-        shape = (batch, BARS) if task.level == "step" else (batch,)
-        if task.loss.kind == "cross_entropy":
-            targets.append(torch.randint(task.outputs, shape))
-        elif task.loss.kind == "binary_cross_entropy":
-            targets.append(torch.randint(2, (*shape, task.outputs)).float())
-        else:
-            targets.append(torch.randn(*shape, task.outputs))
-    return targets
+class Separate(Side):
+    """One backward per task, for the norms of their gradients on the shared parameters."""
+
+    def backward(self) -> None:
+        losses = self.problem.losses(apart(self.model, self.model.trunk(self.problem.features)))
+        for loss, head in zip(losses, self.model.heads, strict=True):
+            parameters = [*self.shared, *head.parameters()]
+            grads = torch.autograd.grad(loss, parameters, retain_graph=loss is not losses[-1])
+            torch.stack(torch._foreach_norm(grads[: len(self.shared)])).norm()
+            for parameter, grad in zip(parameters, grads, strict=True):
+                parameter.grad = grad if parameter.grad is None else parameter.grad + grad
 
 
-def sides(tasks: list[spec.Task], batch: int, device: str) -> dict[str, Side]:
-    """The steps to compare, each with its own copy of one network."""
-    features = torch.randn(batch, BARS, FEATURES, device=device)
-    targets = [t.to(device) for t in targets_of(tasks, batch)]
+class MtlBackward(Side):
+    """torchjd's own way: the Jacobian of all losses on the shared parameters, aggregated."""
 
-    def network() -> tuple[Jade, torch.optim.Optimizer]:
-        torch.manual_seed(0)
-        model = Jade(spec.Jade(), FEATURES, tasks).to(device)
-        return model, torch.optim.AdamW(model.parameters(), 1e-3, fused=True)
-
-    def losses(outputs: list[Tensor]) -> list[Tensor]:
-        return [
-            mean_loss(task.loss, output, target)
-            for task, output, target in zip(tasks, outputs, targets, strict=True)
-        ]
-
-    def plain() -> Side:
-        model, optimizer = network()
-        weights = torch.ones(len(tasks), device=device)
-
-        def step() -> None:
-            optimizer.zero_grad(set_to_none=True)
-            (torch.stack(losses(model(features))) * weights).sum().backward()
-            optimizer.step()
-
-        return step
-
-    def separate() -> Side:
-        model, optimizer = network()
-        shared = list(model.trunk.parameters())
-
-        def step() -> None:
-            optimizer.zero_grad(set_to_none=True)
-            each = losses(model(features))
-            for k, loss in enumerate(each):
-                before = [None if p.grad is None else p.grad.clone() for p in shared]
-                loss.backward(retain_graph=k + 1 < len(each))
-                norms = [
-                    (p.grad if b is None else p.grad - b).norm()
-                    for p, b in zip(shared, before, strict=True)
-                    if p.grad is not None
-                ]
-                torch.stack(norms).norm()
-            optimizer.step()
-
-        return step
-
-    def torchjd() -> Side:
+    def __init__(self, problem: Problem) -> None:
         from torchjd.aggregation import UPGrad
+
+        super().__init__(problem)
+        self.aggregator = UPGrad()
+
+    def backward(self) -> None:
         from torchjd.autojac import jac_to_grad, mtl_backward
 
-        model, optimizer = network()
-        shared, aggregator = list(model.trunk.parameters()), UPGrad()
+        z = self.model.trunk(self.problem.features)
+        losses = self.problem.losses(apart(self.model, z))
+        mtl_backward(losses, features=z, parallel_chunk_size=1)  # LSTMs have no batched backward
+        jac_to_grad(self.shared, self.aggregator)
 
-        def step() -> None:
-            optimizer.zero_grad(set_to_none=True)
-            z = model.trunk(features)
-            pooled = z.mean(1)
-            is_step = [task.level == "step" for task in tasks]
-            outputs = model.outputs(model.read_steps(z)[0], [pooled] * is_step.count(False))
-            mtl_backward(losses(outputs), features=z)
-            jac_to_grad(shared, aggregator)
-            optimizer.step()
 
-        return step
+class Evengrad(Side):
+    """The trainer's step."""
 
-    def ledger(kind: dict[str, object]) -> Side:
-        model, optimizer = network()
-        chosen: spec.Balance = TypeAdapter(spec.Balance).validate_python(kind)
-        names, sizes = [t.name for t in tasks], [1] * len(tasks)
-        balancer = balance.make(chosen, names, sizes).to(device)
-        stepper = Stepper(model, [TaskLoss(t).to(device) for t in tasks], balancer)
-        stepper.to(device)
-        return lambda: stepper(features, targets, optimizer)
+    def __init__(self, problem: Problem, section: dict[str, Any]) -> None:
+        super().__init__(problem)
+        chosen: spec.Balance = TypeAdapter(spec.Balance).validate_python(section)
+        tasks = problem.tasks
+        balancer = balance.make(chosen, [task.name for task in tasks], [1] * len(tasks))
+        losses = [TaskLoss(task) for task in tasks]
+        self.stepper = Stepper(self.model, losses, balancer).to(problem.device)
 
-    return {
-        "plain weighted sum": plain(),
-        "plain weighted sum, again": plain(),
-        "evengrad, fixed": ledger({"kind": "fixed"}),
-        "evengrad, gradient_norm": ledger({"kind": "gradient_norm"}),
-        "evengrad, torchjd UPGrad": ledger({"kind": "torchjd", "method": "UPGrad"}),
-        "K separate backwards": separate(),
-        "torchjd mtl_backward, UPGrad": torchjd(),
+    def step(self) -> None:
+        self.stepper(self.problem.features, self.problem.targets, self.optimizer)
+
+
+def sides(problem: Problem, peers: bool) -> dict[str, Side]:
+    """The steps to compare."""
+    found: dict[str, Side] = {
+        PLAIN: Plain(problem),
+        AGAIN: Plain(problem),
+        FIXED: Evengrad(problem, {"kind": "fixed"}),
+        "evengrad, gradient_norm": Evengrad(problem, {"kind": "gradient_norm"}),
+        "evengrad, torchjd UPGrad": Evengrad(problem, {"kind": "torchjd", "method": "UPGrad"}),
     }
+    if peers:
+        found |= {SEPARATE: Separate(problem), MTL: MtlBackward(problem)}
+    return found
 
 
-def medians(steps: dict[str, Side], rounds: int, device: str) -> dict[str, float]:
-    """Median seconds of each side, the order turned by one every round."""
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    names = list(steps)
-    for i in range(rounds + 3):
+# --- what the sides compute -------------------------------------------------------------------
+
+
+def check(compared: dict[str, Side]) -> None:
+    """Hold the sides' first gradients, under equal dropout, against the plain sum's and UPGrad's.
+
+    Raises AssertionError where one differs.
+    """
+    plain = _gradients(compared[PLAIN])
+    for name in (AGAIN, FIXED, SEPARATE):
+        if name in compared:
+            _assert_equal(name, _gradients(compared[name]), plain)
+    if MTL in compared:
+        _assert_equal(MTL, _gradients(compared[MTL]), [*_upgrad(compared[MTL]), *plain[8:]])
+
+
+def _gradients(side: Side) -> list[Tensor]:
+    """Of every parameter, the trunk's first; the network stays as it was."""
+    before = [p.detach().clone() for p in side.model.parameters()]
+    torch.manual_seed(1)
+    side.step()
+    for p, old in zip(side.model.parameters(), before, strict=True):
+        p.data.copy_(old)
+    return [p.grad.clone() for p in side.model.parameters() if p.grad is not None]
+
+
+def _upgrad(side: Side) -> list[Tensor]:
+    """UPGrad's combination of the trunk's gradients, from one backward per task."""
+    from torchjd.aggregation import UPGrad
+
+    torch.manual_seed(1)
+    losses = side.problem.losses(side.model(side.problem.features))
+    rows = [torch.autograd.grad(loss, side.shared, retain_graph=True) for loss in losses]
+    jacobian = torch.stack([torch.cat([g.flatten() for g in row]) for row in rows])
+    combined = UPGrad()(jacobian).split([p.numel() for p in side.shared])
+    return [part.view_as(p) for part, p in zip(combined, side.shared, strict=True)]
+
+
+def _assert_equal(name: str, found: list[Tensor], expected: list[Tensor]) -> None:
+    for mine, theirs in zip(found, expected, strict=True):
+        gap = (mine - theirs).norm() / theirs.norm()
+        assert gap < 1e-3, f"{name}: a gradient differs by {gap:.1e} of its norm"
+
+
+# --- the clock --------------------------------------------------------------------------------
+
+
+class Column(NamedTuple):
+    """What one case measured."""
+
+    ratios: dict[str, float]
+    """Median over the rounds of each side's time over the plain sum's."""
+    plain: float
+    """Median seconds of the plain sum."""
+
+
+def measure(compared: dict[str, Side], rounds: int, cuda: bool) -> Column:
+    """Time every side once a round, the order turned by one from round to round."""
+    names = list(compared)
+    taken: list[dict[str, float]] = []
+    for i in range(WARM_UP + rounds):
+        times = {}
         for name in names[i % len(names) :] + names[: i % len(names)]:
             begun = time.perf_counter()
-            steps[name]()
-            if device == "cuda":
+            compared[name].step()
+            if cuda:
                 torch.cuda.synchronize()
-            if i >= 3:  # warm-up
-                times[name].append(time.perf_counter() - begun)
-    return {name: statistics.median(t) for name, t in times.items()}
+            times[name] = time.perf_counter() - begun
+        taken.append(times)
+    taken = taken[WARM_UP:]
+    ratios = {name: statistics.median(t[name] / t[PLAIN] for t in taken) for name in names}
+    return Column(ratios, statistics.median(t[PLAIN] for t in taken))
+
+
+def table(columns: dict[tuple[int, int], Column], title: str) -> Table:
+    """Ratios by side and case."""
+    made = Table(title=title, title_justify="left")
+    made.add_column("step")
+    for count, batch in columns:
+        made.add_column(f"K={count} B={batch}", justify="right")
+    for name in next(iter(columns.values())).ratios:
+        cells = [c.ratios.get(name) for c in columns.values()]
+        made.add_row(name, *("" if x is None else f"{x:.3f}" for x in cells))
+    made.add_section()
+    made.add_row(f"limit of {FIXED}", *(f"{CASES[case]:.2f}" for case in columns))
+    made.add_row("plain weighted sum, ms", *(f"{c.plain * 1e3:.1f}" for c in columns.values()))
+    return made
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--quick", action="store_true", help="without the slow peers")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=30, help="at batch 256; four times at 32")
+    parser.add_argument("--threads", type=int, help="CPU threads; torch's choice if left out")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--quick", action="store_true", help="without the peers")
     options = parser.parse_args()
-    cases = [(4, 32), (4, 256), (32, 32), (32, 256)]
-    table = Table(title=f"one training step, {options.device}, ratio to a plain weighted sum")
-    table.add_column("step")
-    columns = []
-    for count, batch in cases:
-        table.add_column(f"K={count} B={batch}", justify="right")
-        compared = sides(tasks_of(count), batch, options.device)
-        if options.quick or count > 4:
-            # At K = 32 the peers take seconds a step and tell nothing new.
-            compared = {n: s for n, s in compared.items() if n.startswith(("plain", "even"))}
-        columns.append(medians(compared, options.steps, options.device))
-    for name in columns[0]:
-        cells = []
-        for column in columns:
-            ratio = column.get(name, 0) / column["plain weighted sum"]
-            cells.append(f"{ratio:.3f}" if name in column else "")
-        table.add_row(name, *cells)
-    table.add_row("plain, ms", *(f"{c['plain weighted sum'] * 1e3:.1f}" for c in columns))
-    Console(width=110).print(table)
+    train = {"epochs": 1, "batch_size": 1, "device": options.device, "threads": options.threads}
+    device = settle(spec.Train.model_validate(train))
+    columns = {}
+    for count, batch in CASES:
+        # At K = 32 the peers take seconds a step and tell nothing new.
+        compared = sides(Problem(count, batch, device), peers=count == 4 and not options.quick)
+        check(compared)
+        rounds = options.rounds * (4 if batch == 32 else 1)
+        columns[count, batch] = measure(compared, rounds, device.type == "cuda")
+    title = (
+        f"one training step on {device.type} ({torch.get_num_threads()} threads), as a ratio to "
+        f"the plain weighted sum"
+    )
+    Console(width=110).print(table(columns, title))
 
 
 if __name__ == "__main__":

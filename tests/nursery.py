@@ -1,0 +1,220 @@
+"""Real processes of `python -m job` that start at once: forked from one that is warm.
+
+`python -m tests.nursery` reads orders, one JSON object a line, and forks a child for each, which
+goes the way of the command line from `main` to the interpreter's end.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+SECONDS = 120.0
+"""Longest that a test waits for anything."""
+LOADED = ("botocore.auth", "job.claim", "job.data", "job.run", "job.show", "job.store_s3")
+"""What a run imports late."""
+
+
+class Process:
+    """A child, and what it said."""
+
+    def __init__(self, nursery: Nursery, pid: int, said: Path) -> None:
+        self.nursery, self.pid, self.said = nursery, pid, said
+        self._code: int | None = None
+
+    def signal(self, number: int) -> None:
+        """Send it a signal, unless it has ended."""
+        if self.code is None:
+            os.kill(self.pid, number)
+
+    @property
+    def code(self) -> int | None:
+        """Its exit code, minus the signal that ended it, or None while it lives."""
+        if self._code is None:
+            self._code = self.nursery.ask({"poll": self.pid})
+        return self._code
+
+    def wait(self, seconds: float = SECONDS) -> int:
+        """Its exit code, once it has ended; fails after so many seconds."""
+        until(lambda: self.code is not None, seconds, lambda: f"{self.out[-2000:]}\n{self.err}")
+        assert self._code is not None
+        return self._code
+
+    @property
+    def out(self) -> str:
+        """What it printed: its events."""
+        return self.said.with_suffix(".out").read_text()
+
+    @property
+    def err(self) -> str:
+        """What it told on stderr."""
+        return self.said.with_suffix(".err").read_text()
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """The whole lines that it printed."""
+        return [json.loads(line) for line in self.out.splitlines(True) if line.endswith("\n")]
+
+    def until_step(self, step: int) -> None:
+        """Wait until it has told of a step."""
+        until(
+            lambda: f'"step": {step},' in self.out or self.code is not None,
+            say=lambda: self.out[-2000:] + self.err,
+            pause=0.002,
+        )
+
+
+def until(
+    condition: Callable[[], bool],
+    seconds: float = SECONDS,
+    say: Callable[[], str] = str,
+    pause: float = 0.01,
+) -> None:
+    """Wait for something; fails, saying what `say` returns, after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {say()}"
+        time.sleep(pause)
+
+
+class Nursery:
+    """The process that is warm, and the way to have children of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._numbers = itertools.count()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.nursery"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[1],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        self.children: list[Process] = []
+
+    def start(
+        self,
+        *arguments: str | Path,
+        patches: Mapping[str, Any] | None = None,
+        skew: float = 0.0,
+    ) -> Process:
+        """`python -m job ARGUMENTS`, in this process's environment as it is now.
+
+        patches: values by `module:name`. skew: seconds by which the child's wall clock is wrong.
+        """
+        said = self.folder / f"said-{next(self._numbers)}"
+        for kind in (".out", ".err"):
+            said.with_suffix(kind).touch()
+        order = {
+            "arguments": [str(argument) for argument in arguments],
+            "environment": dict(os.environ),
+            "said": str(said),
+            "patches": dict(patches or {}),
+            "skew": skew,
+        }
+        process = Process(self, self.ask(order), said)
+        self.children.append(process)
+        return process
+
+    def ask(self, order: dict[str, Any]) -> Any:
+        """The answer to one order."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(json.dumps(order), file=self._process.stdin, flush=True)
+        return json.loads(self._process.stdout.readline())
+
+    def end_children(self) -> None:
+        """Kill those that live."""
+        for child in self.children:
+            child.signal(signal.SIGKILL)
+            child.wait()
+        self.children.clear()
+
+    def close(self) -> None:
+        """End it."""
+        self._process.communicate()
+
+
+def _serve() -> None:
+    """Fork a child for each order; only a child returns from here with arguments to run."""
+    for line in sys.stdin:
+        order = json.loads(line)
+        if "poll" in order:
+            pid, status = os.waitpid(order["poll"], os.WNOHANG)
+            answer = os.waitstatus_to_exitcode(status) if pid else None
+        else:
+            answer = os.fork()
+            if answer == 0:
+                _become(order)
+                return
+        print(json.dumps(answer), flush=True)
+    sys.exit()
+
+
+def _become(order: dict[str, Any]) -> None:
+    """Make this process look freshly started, with its own output and environment."""
+    os.environ.clear()
+    os.environ.update(order["environment"])
+    devnull = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(devnull, 0)
+    for number, kind in ((1, "out"), (2, "err")):
+        os.dup2(os.open(f"{order['said']}.{kind}", os.O_WRONLY | os.O_APPEND), number)
+    for where, value in order["patches"].items():
+        module, _, name = where.partition(":")
+        setattr(importlib.import_module(module), name, value)
+    if order["skew"]:
+        _skew(order["skew"])
+    sys.argv = ["job", *order["arguments"]]
+
+
+def _skew(seconds: float) -> None:
+    """Set this process's wall clock wrong, for every module that has been imported."""
+    true_time = time.time
+
+    class Skewed(datetime.datetime):
+        @classmethod
+        def now(cls, tz: datetime.tzinfo | None = None) -> Any:
+            return cls.fromtimestamp(true_time() + seconds, tz)
+
+        @classmethod
+        def utcnow(cls) -> Any:
+            return cls.now(datetime.UTC).replace(tzinfo=None)
+
+    true_datetime = datetime.datetime
+    for module in list(sys.modules.values()):
+        for name, value in list(vars(module).items()):
+            if value is true_datetime:
+                setattr(module, name, Skewed)
+            elif value is true_time:
+                setattr(module, name, lambda: true_time() + seconds)
+
+
+def _warm_up() -> None:
+    """Import what a run imports late, and have torch do once what takes longer the first time."""
+    for name in LOADED:
+        importlib.import_module(name)
+    from tests.small import Trained, job, write
+
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder))
+        Trained(*job(Path(folder), {"train.epochs": 1})).run()
+
+
+if __name__ == "__main__":
+    _warm_up()
+    from job.__main__ import main
+
+    _serve()
+    main()

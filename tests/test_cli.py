@@ -1,0 +1,416 @@
+"""The command line in processes of its own: exit codes, signals, JSON lines, terminals."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from job.__main__ import main
+from job.event_schema import schema
+from job.history import read_history
+from job.journal import Line
+from job.read_spec import schema as spec_schema
+from job.store import open_store
+from tests.command import environment, job, on_terminal, start
+from tests.small import DEAD, HUGE, SMALL, STEPS, write
+
+EASY = [{"task": "down", "drop": -9.0, "by_epoch": 3}]
+ENDING = [
+    {"ratio": ["down", "dead"], "between": [0, 9]},
+    {"task": "pair", "drop": -9.0, "by_epoch": 2},
+]
+LONG = 100
+"""Epochs of the run that is interrupted: some seconds, so that a signal comes in its middle."""
+Ended = subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Specs: one that passes, one whose gate fails, one that explodes, one that lasts."""
+    folder = tmp_path_factory.mktemp("cli")
+    write(folder, {"name": "passing", "gates": EASY}, "passing.json")
+    failing = {"name": "failing", "tasks": [*SMALL["tasks"], DEAD], "gates": ENDING}
+    write(folder, failing, "failing.json")
+    explode = {"name": "exploding", "tasks": [*SMALL["tasks"], HUGE], "gates": EASY}
+    write(folder, explode | {"model.init.heads": "default"}, "exploding.json")
+    lasting = {"name": "lasting", "train.epochs": LONG, "checkpoint.every_epochs": 50}
+    write(folder, lasting, "lasting.json")
+    return folder
+
+
+def run(folder: Path, name: str, option: str, **settings: str) -> Ended:
+    """Train a spec as the run `one`."""
+    return job(folder, "run", f"{name}.json", "--run-id", "one", option, **settings)
+
+
+@pytest.fixture(scope="module")
+def ended(folder: Path) -> dict[str, Ended]:
+    """Two runs to their ends."""
+    with ThreadPoolExecutor(2) as pool:
+        failing = pool.submit(run, folder, "failing", "--json")
+        exploding = pool.submit(run, folder, "exploding", "--pretty", PYTHONIOENCODING="ascii")
+        return {"failing": failing.result(), "exploding": exploding.result()}
+
+
+@pytest.fixture(scope="module")
+def dumb(folder: Path) -> tuple[int, str]:
+    """The passing run, on a terminal that knows no escape sequence."""
+    options = ["passing.json", "--run-id", "one"]
+    code, text = on_terminal(folder, "run", *options, TERM="dumb", NO_COLOR="1")
+    return code, text.replace("\r\n", "\n")
+
+
+def parsed(lines: str) -> list[Line]:
+    """Every line as strict JSON."""
+
+    def refuse(token: str) -> float:
+        raise AssertionError(f"{token} is not JSON")
+
+    return [json.loads(line, parse_constant=refuse) for line in lines.splitlines()]
+
+
+def result(folder: Path, name: str, run_id: str = "one") -> Line:
+    """The stored result of a run."""
+    value: Line = json.loads((folder / "runs" / name / run_id / "result.json").read_text())
+    return value
+
+
+def main_exits(arguments: list[str], code: int = 0) -> None:
+    """A command in this process ends with this code."""
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == code
+
+
+def stored(folder: Path, name: str) -> dict[Path, bytes]:
+    """Everything that a run keeps."""
+    files = (folder / "runs" / name / "one").rglob("*")
+    return {path: path.read_bytes() for path in files if path.is_file()}
+
+
+def final_weights(folder: Path, name: str, run_id: str) -> dict[str, Tensor]:
+    """The network at the end of a run."""
+    where = folder / "runs" / name / run_id / result(folder, name, run_id)["checkpoint"]
+    weights: dict[str, Tensor] = safetensors.torch.load_file(where / "model.safetensors")
+    return weights
+
+
+class TestExitCodes:
+    def test_passed_is_0(self, dumb: tuple[int, str], folder: Path) -> None:
+        """Every gate holds: succeeded, in the store as well."""
+        assert dumb[0] == 0
+        assert result(folder, "passing")["reason"] == "succeeded"
+        assert result(folder, "passing")["exit_code"] == 0
+
+    def test_a_failed_gate_is_6(self, ended: dict[str, Ended], folder: Path) -> None:
+        """The verdict names each gate with what was measured."""
+        assert ended["failing"].returncode == 6
+        last = parsed(ended["failing"].stdout)[-1]
+        assert (last["reason"], last["exit_code"]) == ("gates_failed", 6)
+        ratio, drop = last["gates"]
+        assert not ratio["passed"]
+        assert ratio["measured_nonfinite"] is True
+        assert drop["passed"]
+        assert drop["measured"] < 1
+        assert result(folder, "failing")["gates"] == last["gates"]
+
+    def test_a_loss_that_is_not_finite_is_1(self, ended: dict[str, Ended], folder: Path) -> None:
+        """Task and step are named, for a person and in the store; the gates have failed."""
+        assert ended["exploding"].returncode == 1
+        stored = result(folder, "exploding")
+        assert stored["reason"] == "failed"
+        assert stored["error"].startswith(f"step {stored['steps'] + 1}: the loss of task huge is")
+        assert not stored["gates"][0]["passed"]
+        assert f"failed: {stored['error']}" in ended["exploding"].stdout
+        assert "Traceback" not in ended["exploding"].stderr
+
+    @pytest.mark.usefixtures("ended", "dumb")
+    @pytest.mark.parametrize(("name", "code"), [("passing", 0), ("failing", 6), ("exploding", 1)])
+    def test_a_finished_run_is_not_repeated(self, folder: Path, name: str, code: int) -> None:
+        """Started again it trains nothing, changes nothing and exits with the recorded code."""
+        before = stored(folder, name)
+        again = run(folder, name, "--json")
+        assert (again.returncode, again.stdout) == (code, "")
+        assert f"exit code was {code}" in again.stderr
+        assert stored(folder, name) == before
+
+
+class TestInvalid:
+    def test_a_spec(self, folder: Path) -> None:
+        """Exit 2, one line per fault on stderr, nothing on stdout."""
+        edits = {"train.epoch": 3, "optimizer.lr": 0, "name": "Bad Name"}
+        write(folder, edits, "bad.json")
+        for command in ("run", "validate", "compare"):
+            ended = job(folder, command, "bad.json")
+            assert (ended.returncode, ended.stdout) == (2, "")
+            found = sorted(line.split(":")[0] for line in ended.stderr.splitlines())
+            assert found == ["$.name", "$.optimizer.lr", "$.train.epoch"]
+
+    def test_data(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """What is wrong with the data is told the same way, with row and column."""
+        write(folder / "data", {"train.batch_size": 1000})
+        arrays = dict(np.load(folder / "data" / "small.npz"))
+        arrays["level"][7] = np.nan
+        np.savez(folder / "data" / "small.npz", **arrays)
+        options = ["--json", "--store", str(folder / "data" / "runs")]
+        main_exits(["run", str(folder / "data" / "spec.json"), *options], 2)
+        out, err = capsys.readouterr()
+        assert out == ""
+        bad_value, bad_size = err.splitlines()
+        assert "small.npz, row 7, column level" in bad_value
+        assert bad_size.startswith("$.train.batch_size: found 1000;")
+
+    @pytest.mark.parametrize(
+        ("arguments", "told"),
+        [
+            (["run"], "Missing argument"),
+            (["run", "passing.json", "--colour"], "No such option: --colour"),
+            (["run", "passing.json", "--json", "--pretty"], "choose one of --json and --pretty"),
+            (["run", "passing.json", "--run-id", "No/Way"], "a run id is of a-z, 0-9 and -"),
+            (["compare", "passing.json", "--seeds", "0"], "greater than or equal to 1"),
+            (["fly"], "No such command"),
+        ],
+    )
+    def test_usage(
+        self, capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
+    ) -> None:
+        """Exit 2 and what is wrong, on stderr alone."""
+        main_exits(arguments, 2)
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert told in err.splitlines()[-1]
+
+    def test_a_missing_spec(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """One line names the path."""
+        main_exits(["validate", "nowhere.json"], 2)
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err == (
+            "nowhere.json: found no such file; a spec file is needed; correct the path\n"
+        )
+
+    def test_a_method_that_torchjd_lacks(
+        self, folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """`validate` finds what a run would."""
+        balance = {"kind": "torchjd", "method": "UpGrade"}
+        path = write(folder / "method", {"balance": balance})
+        main_exits(["validate", str(path)], 2)
+        assert capsys.readouterr().err.startswith("$.balance.method: found UpGrade; ")
+
+
+class TestJsonLines:
+    @pytest.fixture
+    def events(self, ended: dict[str, Ended]) -> list[Line]:
+        """All lines of a run with numbers that are not finite, parsed strictly."""
+        return parsed(ended["failing"].stdout)
+
+    def test_are_numbered_and_stamped(self, events: list[Line]) -> None:
+        """Every line has its envelope; seq has no gap from 1 on; time does not run back."""
+        assert [e["seq"] for e in events] == list(range(1, len(events) + 1))
+        assert {e["run_id"] for e in events} == {"one"}
+        assert {e["schema"] for e in events} == {1}
+        stamps = [e["ts"] for e in events]
+        assert stamps == sorted(stamps)
+
+    def test_obey_the_published_schema(
+        self, events: list[Line], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """What `schema --events` prints holds for every line, not finite numbers included."""
+        main_exits(["schema", "--events"])
+        published = json.loads(capsys.readouterr().out)
+        assert published == schema()
+        for event in events:
+            jsonschema.validate(event, published, jsonschema.Draft202012Validator)
+
+    def test_come_in_order(self, events: list[Line]) -> None:
+        """run.started, then per epoch its steps and itself, run.finished last."""
+        kinds = [e["event"] for e in events]
+        assert kinds[0] == "run.started"
+        assert kinds[-1] == "run.finished"
+        told = [k for k in kinds if k in ("step", "epoch")]
+        assert told == [*["step"] * STEPS, "epoch"] * SMALL["train"]["epochs"]
+        assert "checkpoint.saved" in kinds
+
+    def test_gates_are_told_when_read(self, events: list[Line]) -> None:
+        """Each gate has its event once, right after the epoch at which it is read."""
+        gates = [e for e in events if e["event"] == "gate"]
+        assert sorted(e["gate"] for e in gates) == sorted(e["gate"] for e in events[-1]["gates"])
+        for gate in gates:
+            epochs = [e for e in events if e["event"] == "epoch" and e["seq"] < gate["seq"]]
+            assert epochs[-1]["epoch"] == gate["epoch"]
+
+    def test_are_what_the_store_keeps(self, events: list[Line], folder: Path) -> None:
+        """The record in the store is the lines of stdout."""
+        name = f"{events[0]['name']}/one"
+        assert read_history(open_store(str(folder / "runs")), name) == events
+
+
+def interrupted(folder: Path, number: int, at_step: int) -> list[Line]:
+    """The lines of the lasting run `cut`, given a signal once a step is told of; it exits 75."""
+    options = ["lasting.json", "--run-id", "cut", "--json", "--grace", "60"]
+    with start(folder, "run", *options) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        seen = []
+        for line in process.stdout:
+            seen.append(line)
+            event = json.loads(line)
+            if event["event"] == "step" and event["step"] == at_step:
+                process.send_signal(number)
+        said = process.stderr.read()
+    assert process.returncode == 75, said
+    assert "Traceback" not in said
+    return parsed("".join(seen))
+
+
+class TestInterrupted:
+    @pytest.fixture(scope="class", name="attempts")
+    @staticmethod
+    def run_in_parts(folder: Path) -> list[list[Line]]:
+        """The lasting run, cut by SIGTERM and then by SIGINT."""
+        return [
+            interrupted(folder, signal.SIGTERM, LONG * STEPS // 10),
+            interrupted(folder, signal.SIGINT, LONG * STEPS // 5),
+        ]
+
+    @pytest.fixture(scope="class", name="terminal")
+    @staticmethod
+    def go_on(folder: Path, attempts: list[list[Line]]) -> tuple[int, str]:
+        """Its last part, on a terminal."""
+        assert attempts
+        options = ["lasting.json", "--run-id", "cut"]
+        return on_terminal(folder, "run", *options, TERM="xterm-256color")
+
+    @pytest.fixture(scope="class", name="whole")
+    @staticmethod
+    def run_undisturbed(folder: Path) -> tuple[int | None, str]:
+        """The same run as a whole, whose reader leaves after the first line."""
+        with start(folder, "run", "lasting.json", "--run-id", "whole", "--json") as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            process.stdout.readline()
+            process.stdout.close()
+            said = process.stderr.read()
+        return process.returncode, said
+
+    def test_stops_in_the_middle(self, attempts: list[list[Line]]) -> None:
+        """Each attempt takes steps, ends before the last one, and begins where the last ended."""
+        first, second = ([e["step"] for e in a if e["event"] == "step"] for a in attempts)
+        assert first[0] == 1
+        assert first[-1] < LONG * STEPS
+        assert second[0] == first[-1] + 1
+        assert second[-1] < LONG * STEPS
+        assert attempts[1][0]["resumed_from"] == first[-1]
+
+    def test_numbers_go_on(self, attempts: list[list[Line]]) -> None:
+        """Over attempts, too, seq has no gap and no repeat."""
+        seqs = [e["seq"] for e in itertools.chain(*attempts)]
+        assert seqs == list(range(1, len(seqs) + 1))
+
+    def test_ends_as_if_undisturbed(
+        self, folder: Path, terminal: tuple[int, str], whole: tuple[int | None, str]
+    ) -> None:
+        """The final weights are equal bit for bit, and so is what every step and epoch told."""
+        assert terminal[0] == 0
+        cut, undisturbed = (final_weights(folder, "lasting", run) for run in ("cut", "whole"))
+        assert cut.keys() == undisturbed.keys()
+        for name, tensor in cut.items():
+            assert torch.equal(tensor, undisturbed[name]), name
+        assert self._told(folder, "cut") == self._told(folder, "whole")
+
+    @staticmethod
+    def _told(folder: Path, run_id: str) -> list[Line]:
+        timings = ("ts", "seq", "run_id", "step_ms", "seconds", "samples_per_second")
+        events = read_history(open_store(str(folder / "runs")), f"lasting/{run_id}")
+        told = [e for e in events if e["event"] in ("step", "epoch", "gate")]
+        assert len(told) == LONG * (STEPS + 1)
+        return [{k: v for k, v in e.items() if k not in (*timings, "checkpoint_age")} for e in told]
+
+    def test_outlives_its_reader(self, whole: tuple[int | None, str]) -> None:
+        """A run whose stdout is closed goes on to its end, without complaint."""
+        assert whole == (0, "")
+
+    def test_a_terminal_sees_text(self, terminal: tuple[int, str]) -> None:
+        """No JSON; a bar; a line per epoch; the cursor is back at the end."""
+        _, text = terminal
+        assert '{"ts"' not in text
+        assert "goes on after step " in text
+        assert f"/{LONG * STEPS}" in text
+        assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
+        assert "succeeded" in text
+
+
+class TestText:
+    def test_a_dumb_terminal(self, dumb: tuple[int, str]) -> None:
+        """No escape sequence, no line wider than the terminal, one line per epoch."""
+        _, text = dumb
+        assert "\x1b" not in text
+        assert '{"ts"' not in text
+        lines = text.splitlines()
+        assert max(map(len, lines)) <= 100
+        assert [line.split()[0] for line in lines if line[:5].strip().isdigit()] == ["1", "2", "3"]
+
+    def test_ends_with_both_tables(self, dumb: tuple[int, str]) -> None:
+        """Tasks, then gates, then the end."""
+        _, text = dumb
+        tasks, gates = text.index("after epoch 3"), text.index("\ngates")
+        assert tasks < gates < text.index("succeeded · exit 0 · 3 epochs, 15 steps")
+        for task in SMALL["tasks"]:
+            assert task["name"] in text[tasks:gates]
+
+    def test_pretty_without_a_terminal(self, ended: dict[str, Ended]) -> None:
+        """--pretty is text in a pipe, without escape sequences, in whatever encoding."""
+        text = ended["exploding"].stdout
+        assert " ? exit 1 ? 0 epochs" in text  # where ASCII lacks a dot
+        assert text.startswith("exploding run one\n")
+        assert "\x1b" not in text
+        assert "{" not in text
+
+
+class TestWithoutTorch:
+    @pytest.mark.parametrize(
+        "arguments",
+        [["--help"], ["validate", "passing.json", "--no-data"], ["schema"]],
+        ids=" ".join,
+    )
+    def test_answers_without_loading_torch(self, folder: Path, arguments: list[str]) -> None:
+        """What needs no tensor does not wait for the library; the time is printed."""
+        code = (
+            "import sys; from job.__main__ import main\n"
+            f"try: main({arguments!r})\n"
+            "except SystemExit as end: assert not end.code\n"
+            "assert 'torch' not in sys.modules"
+        )
+        begun = time.perf_counter()
+        ended = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=folder,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        print(f"{' '.join(arguments)}: {time.perf_counter() - begun:.2f} s")
+        assert ended.returncode == 0, ended.stderr
+        assert ended.stdout
+
+    def test_prints_the_schema_of_the_spec(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """`schema` alone is the spec's."""
+        main_exits(["schema"])
+        printed: dict[str, Any] = json.loads(capsys.readouterr().out)
+        assert printed == spec_schema()

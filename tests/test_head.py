@@ -1,0 +1,176 @@
+"""The head decides what counts of a run; where it is lost, it is made anew from what lies there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from job.checkpoint import Facts, Publisher, restore
+from job.document import Damaged, Document, Fenced
+from job.head import Head, HeadDocument, Kept, delete_checkpoint
+from job.history import read_history
+from job.rebuild import rebuilt
+from job.records import Records
+from job.store import Store
+from job.store_directory import DirectoryStore
+
+RUN = "name/run"
+
+
+def attempt(store: Store, epoch: int, seqs: range, steps: Sequence[int], keep: int = 3) -> None:
+    """A process of that lease epoch: takes the head, tells events, publishes checkpoints."""
+    document = HeadDocument(store, RUN, fenced=True)
+    found = document.read()
+    head = found or Head(epoch=epoch, spec_hash="hash")
+    fences = dict.fromkeys(range(1, epoch), seqs.start - 1) | head.fences
+    document.write(head.model_copy(update={"epoch": epoch, "fences": fences}))
+    records = Records(store, RUN, epoch, 60)
+    for seq in seqs:
+        event = {"seq": seq, "event": "step", "step": seq}
+        records(event, json.dumps(event))
+    tensors = {"model.w": torch.zeros(3)}
+    publisher = Publisher(
+        store,
+        RUN,
+        document,
+        tensors,
+        keep=keep,
+        verify=True,
+        offline_seconds=10,
+        store_events=records.flush,
+        report=lambda *_: None,
+    )
+    for step in steps:
+        facts = Facts(step, 1, "hash", "0", next_seq=seqs.stop, score=step / 10)
+        publisher.take({"model.w": torch.full((3,), float(step))}, {}, facts)
+        assert publisher.settle(30), publisher.failure
+    publisher.close()
+    records.flush()
+
+
+def head_of(store: Store) -> Head:
+    head = HeadDocument(store, RUN, fenced=True).read()
+    assert head is not None
+    return head
+
+
+def test_a_higher_epoch_is_not_overwritten(tmp_path: Path) -> None:
+    """Whose epoch is lower is fenced, also where he has read the newest version."""
+    store = DirectoryStore(tmp_path)
+    document = HeadDocument(store, RUN, fenced=True)
+    document.write(Head(epoch=3, spec_hash="hash"))
+    with pytest.raises(Fenced, match="epoch is 3, this process's 2"):
+        document.write(Head(epoch=2, spec_hash="hash"))
+    assert head_of(store).epoch == 3
+
+
+def test_it_is_read_as_it_was_written(store: Store) -> None:
+    """All that a head says comes back, and the object is plain versioned JSON."""
+    kept = [Kept(folder=f"checkpoints/{s}-1", step=s, manifest="ab", score=None) for s in (4, 2)]
+    head = Head(
+        epoch=2,
+        spec_hash="hash",
+        checkpoints=kept,
+        best=kept[1],
+        fences={1: 17},
+        finished={"reason": "succeeded", "exit_code": 0},
+    )
+    HeadDocument(store, RUN, fenced=True).write(head)
+    assert head_of(store) == head
+    assert head.named() == {"checkpoints/4-1", "checkpoints/2-1"}
+    assert json.loads(store.get(f"{RUN}/latest.json").data)["schema"] == 1
+
+
+def test_a_document_of_another_kind_is_no_head(tmp_path: Path) -> None:
+    """A sealed document that lacks what a head says is refused, not guessed at."""
+    store = DirectoryStore(tmp_path)
+    Document(store, f"{RUN}/latest.json").write({"schema": 1})
+    with pytest.raises(ValidationError):
+        HeadDocument(store, RUN, fenced=True).read()
+
+
+@pytest.mark.parametrize("how", ["gone", "damaged"])
+def test_it_is_rebuilt(tmp_path: Path, how: str) -> None:
+    """Lost or damaged, it is made from the manifests: same checkpoints, and the same history."""
+    store = DirectoryStore(tmp_path)
+    attempt(store, 1, range(1, 6), [2, 4])
+    attempt(store, 2, range(6, 9), [6])
+    before, history = head_of(store), read_history(store, RUN)
+    path = tmp_path / RUN / "latest.json"
+    if how == "gone":
+        path.unlink()
+        assert HeadDocument(store, RUN, fenced=True).read() is None
+    else:
+        path.write_bytes(path.read_bytes().replace(b"hash", b"hush"))
+        with pytest.raises(Damaged):
+            HeadDocument(store, RUN, fenced=True).read()
+    head = rebuilt(store, RUN)
+    assert head is not None
+    assert head.checkpoints == before.checkpoints
+    assert (head.epoch, head.spec_hash) == (before.epoch, before.spec_hash)
+    document = HeadDocument(store, RUN, fenced=True)
+    if how == "damaged":
+        with pytest.raises(Damaged):
+            document.read()
+    document.write(head)
+    assert read_history(store, RUN) == history
+    found = restore(store, RUN, head, lambda *_: None)
+    assert found is not None
+    assert found.tensors["model.w"].tolist() == [6, 6, 6]
+
+
+def test_a_damaged_manifest_is_left_out(tmp_path: Path) -> None:
+    """Of several checkpoints those with an intact manifest are named; of none, it is an error."""
+    store = DirectoryStore(tmp_path)
+    attempt(store, 1, range(1, 6), [2, 4])
+    (tmp_path / RUN / "latest.json").unlink()
+    newest, oldest = (tmp_path / RUN / f"checkpoints/{s}-1/manifest.json" for s in (4, 2))
+    newest.write_bytes(newest.read_bytes()[:-1])
+    head = rebuilt(store, RUN)
+    assert head is not None
+    assert [kept.step for kept in head.checkpoints] == [2]
+    oldest.write_bytes(b"{}")
+    with pytest.raises(Damaged, match="no checkpoint of run name/run has an intact manifest"):
+        rebuilt(store, RUN)
+
+
+def test_files_without_a_manifest_are_no_checkpoint(tmp_path: Path) -> None:
+    """An upload that was cut off before its manifest is not named by a rebuilt head."""
+    store = DirectoryStore(tmp_path)
+    attempt(store, 1, range(1, 6), [2, 4])
+    (tmp_path / RUN / "latest.json").unlink()
+    (tmp_path / RUN / "checkpoints/4-1/manifest.json").unlink()
+    head = rebuilt(store, RUN)
+    assert head is not None
+    assert [kept.step for kept in head.checkpoints] == [2]
+
+
+def test_nothing_to_rebuild_from(tmp_path: Path) -> None:
+    """A run that has no checkpoint has no head either: it begins."""
+    assert rebuilt(DirectoryStore(tmp_path), RUN) is None
+
+
+def test_a_deletion_cut_off_leaves_nothing_that_looks_whole(tmp_path: Path) -> None:
+    """The manifest goes first; doing it again removes the rest."""
+    store = DirectoryStore(tmp_path)
+    attempt(store, 1, range(1, 3), [2])
+    (tmp_path / RUN / "latest.json").unlink()
+    keys: list[str] = []
+
+    class Cut(DirectoryStore):
+        def delete(self, key: str) -> None:
+            if keys:
+                raise InterruptedError
+            keys.append(key)
+            super().delete(key)
+
+    with pytest.raises(InterruptedError):
+        delete_checkpoint(Cut(tmp_path), RUN, "checkpoints/2-1")
+    assert rebuilt(store, RUN) is None
+    delete_checkpoint(store, RUN, "checkpoints/2-1")
+    assert not list(store.list(f"{RUN}/checkpoints/"))

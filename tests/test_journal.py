@@ -1,0 +1,355 @@
+"""Events as lines and as text: gapless, valid JSON, true to their schema, readable at any width."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, get_args
+
+import jsonschema
+import pytest
+from pydantic import BaseModel
+from rich.console import Console
+
+from job.event_schema import schema
+from job.events import (
+    SCHEMA,
+    Alarm,
+    CheckpointSaved,
+    Epoch,
+    EpochTask,
+    Event,
+    GateResult,
+    RunFinished,
+    RunStarted,
+    Step,
+    StepTask,
+    Superseded,
+    TaskFacts,
+    fields,
+)
+from job.journal import Journal, Line, print_line
+from job.show import Readable
+
+SEED_TASKS = ["type", "pointers", "binary", "countdown"]
+PUBLISHED = jsonschema.Draft202012Validator(schema())
+
+
+def started(tasks: list[str], **more: Any) -> RunStarted:
+    """A run's set-up."""
+    known: dict[str, Any] = {
+        "name": "jade",
+        "spec_hash": "0" * 64,
+        "version": "0.1.0",
+        "torch": "2.13.0",
+        "device": "cpu (x86_64)",
+        "threads": 2,
+        "parameters": 123456,
+        "shapes": {"trunk.lstm.weight_ih_l0": [384, 12]},
+        "samples": {"train": 168, "validation": 42},
+        "features": [105, 12],
+        "rows": 5031,
+        "skipped": {"bars of a weekend": 3},
+        "steps": 120,
+        "tasks": {
+            name: TaskFacts(
+                level="window",
+                outputs=1,
+                unit="[bold]bars",
+                shift=[0.0],
+                scale=[1.0],
+                baseline_constant=1.25,
+                baseline_per_position=None,
+            )
+            for name in tasks
+        },
+    }
+    return RunStarted(**(known | more))
+
+
+def epoch(tasks: list[str], number: int = 1, **values: float) -> Epoch:
+    """An epoch; task k has the share k / sum."""
+    every = dict.fromkeys(EpochTask.model_fields, -0.00012345) | values
+    total = sum(range(len(tasks))) or 1
+    by_task = {name: {"grad_share": k / total} for k, name in enumerate(tasks)}
+    return Epoch(
+        epoch=number,
+        step=6 * number,
+        tasks={name: EpochTask(**(every | by_task[name])) for name in tasks},
+        seconds=1.5,
+        samples_per_second=112.0,
+    )
+
+
+def step(**values: float | None) -> Step:
+    """A step of one task, its numbers given."""
+    every: dict[str, Any] = dict.fromkeys(StepTask.model_fields, 0.5)
+    return Step(
+        step=1,
+        epoch=1,
+        tasks={"one": StepTask(**(every | values))},
+        cosine_min=None,
+        lr=1e-3,
+        step_ms=2.0,
+    )
+
+
+def gate(measured: float | None) -> GateResult:
+    """A gate's verdict."""
+    return GateResult(gate="a drops > 20% by epoch 5", passed=False, measured=measured, epoch=5)
+
+
+def finished(error: str | None = None, measured: float | None = 0.1) -> RunFinished:
+    """The end."""
+    return RunFinished(
+        reason="failed" if error else "gates_failed",
+        exit_code=1 if error else 6,
+        gates=[gate(measured)],
+        steps=120,
+        epochs=20,
+        seconds=3.0,
+        error=error,
+    )
+
+
+EVERY: list[BaseModel] = [
+    started(SEED_TASKS),
+    started(["one"], resumed_from=7),
+    step(),
+    step(loss=math.nan, grad_norm=math.inf, shared_grad_norm=None),
+    epoch(SEED_TASKS),
+    epoch(["one"], drop=math.nan, skill=-math.inf).model_copy(update={"checkpoint_age": 3.0}),
+    Superseded(step=5, from_seq=7, to_seq=9),
+    Alarm(kind="overflow", message="a gradient overflowed", step=3),
+    CheckpointSaved(step=5, epoch=1, size=1000, seconds=0.1),
+    gate(0.1),
+    gate(None),
+    gate(math.inf),
+    finished(),
+    finished("step 3: the loss of task one is nan", measured=None),
+]
+"""Every kind of event, with and without what may be missing or not finite."""
+
+
+def lines_of(events: Sequence[BaseModel], next_seq: int = 1) -> list[str]:
+    """The lines that a journal makes of them."""
+    lines: list[str] = []
+    journal = Journal("run-1", [lambda _, line: lines.append(line)], next_seq)
+    for event in events:
+        journal.emit(event)
+    return lines
+
+
+def parsed(line: str) -> Line:
+    """The line as strict JSON."""
+
+    def refuse(token: str) -> float:
+        raise AssertionError(f"{token} is not JSON")
+
+    value: Line = json.loads(line, parse_constant=refuse)
+    return value
+
+
+class TestLines:
+    def test_every_line_begins_with_its_envelope(self) -> None:
+        """ts in UTC, schema, run_id, seq from 1 without a gap, event; then the fields."""
+        for number, line in enumerate(lines_of(EVERY), 1):
+            event = parsed(line)
+            assert list(event)[:5] == ["ts", "schema", "run_id", "seq", "event"]
+            assert event["ts"].endswith("Z")
+            assert (event["schema"], event["run_id"], event["seq"]) == (SCHEMA, "run-1", number)
+
+    def test_numbering_goes_on(self) -> None:
+        """A resumed run's journal begins where the record ends."""
+        assert [parsed(line)["seq"] for line in lines_of(EVERY[:3], 41)] == [41, 42, 43]
+
+    def test_a_line_is_ascii(self) -> None:
+        """Whatever the terminal's or the log's encoding, a line survives it."""
+        (line,) = lines_of([Alarm(kind="x", message="7 € — \udc80", step=1)])
+        assert line.isascii()
+        assert parsed(line)["message"] == "7 € — \udc80"
+
+    def test_numbers_that_are_not_finite_are_null_and_flagged(self) -> None:
+        """At any depth, in lists too; what is finite has no flag."""
+        told = fields(step(loss=math.nan, grad_norm=-math.inf))["tasks"]["one"]
+        assert told["loss"] is None
+        assert told["loss_nonfinite"] is True
+        assert told["grad_norm_nonfinite"] is True
+        assert told["weight"] == 0.5
+        assert "weight_nonfinite" not in told
+        facts = started(["one"]).tasks["one"].model_copy(update={"scale": [1.0, math.inf]})
+        assert fields(facts)["scale"] == [1.0, None]
+        assert fields(facts)["scale_nonfinite"] is True
+        assert "shift_nonfinite" not in fields(facts)
+
+    def test_what_is_none_is_left_out(self) -> None:
+        """So that a null has one meaning: not finite."""
+        assert "shared_grad_norm" not in fields(step(shared_grad_norm=None))["tasks"]["one"]
+        assert "measured" not in fields(gate(None))
+
+    def test_from_many_threads(self) -> None:
+        """A checkpoint's thread and the training thread share the numbers, none lost or twice."""
+        seen: list[int] = []
+
+        def sink(event: Line, _: str) -> None:
+            time.sleep(0.0005)  # the others' chance to come between
+            seen.append(event["seq"])
+
+        journal = Journal("run-1", [sink])
+
+        def write() -> None:
+            for _ in range(25):
+                journal.emit(EVERY[-1])
+
+        threads = [threading.Thread(target=write) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert seen == list(range(1, 101))
+        assert journal.next_seq == 101
+
+    def test_each_sink_gets_each_event(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """The terminal's lines are those that the store is given."""
+        kept: list[str] = []
+        journal = Journal("run-1", [print_line, lambda _, line: kept.append(line)])
+        for event in EVERY:
+            journal.emit(event)
+        assert capsys.readouterr().out.splitlines() == kept
+
+
+class TestSchema:
+    def test_the_examples_are_of_every_kind(self) -> None:
+        """No event can be added without an example here."""
+        assert {type(e) for e in EVERY} == set(get_args(get_args(Event)[0]))
+
+    def test_is_a_schema(self) -> None:
+        """Of draft 2020-12, with a description of every field of an event."""
+        jsonschema.Draft202012Validator.check_schema(schema())
+        for record in [*schema()["oneOf"], *schema()["$defs"].values()]:
+            for name, field in record["properties"].items():
+                assert name == "event" or "description" in field, name
+
+    @pytest.mark.parametrize("event", EVERY, ids=lambda e: type(e).__name__)
+    def test_every_line_obeys(self, event: BaseModel) -> None:
+        """Envelope, flags and what is left out included."""
+        (line,) = lines_of([event])
+        PUBLISHED.validate(parsed(line))
+
+    @pytest.mark.parametrize(
+        "spoil",
+        [
+            lambda e: e.pop("seq"),
+            lambda e: e.pop("lr"),
+            lambda e: e.update(seq=0),
+            lambda e: e.update(surplus=1),
+            lambda e: e.update(event="stepp"),
+            lambda e: e.update(cosine_min="small"),
+            lambda e: e["tasks"]["one"].update(loss="NaN"),
+            lambda e: e["tasks"]["one"].update(loss_nonfinite=False),
+            lambda e: e["tasks"]["one"].pop("weight"),
+        ],
+    )
+    def test_refuses_what_no_run_writes(self, spoil: Callable[[Line], None]) -> None:
+        """A field missing, surplus or of another type makes a line invalid."""
+        event = parsed(lines_of([step()])[0])
+        PUBLISHED.validate(event)
+        spoil(event)
+        with pytest.raises(jsonschema.ValidationError):
+            PUBLISHED.validate(event)
+
+
+def shown(
+    events: Sequence[BaseModel], width: int = 100, terminal: bool = False, close: bool = True
+) -> str:
+    """What a person sees."""
+    screen = io.StringIO()
+    console = Console(
+        file=screen, width=width, force_terminal=terminal, highlight=False, color_system=None
+    )
+    readable = Readable(console)
+    for line in lines_of(events):
+        readable(parsed(line), line)
+    if close:
+        readable.close()
+    return screen.getvalue()
+
+
+def epoch_lines(text: str) -> list[str]:
+    """The lines of epochs, and the one above them."""
+    return [x for x in text.splitlines() if x.startswith("epoch") or x[:5].strip().isdigit()]
+
+
+class TestReadable:
+    def test_an_epoch_is_a_line_of_losses_and_shares(self) -> None:
+        """The four tasks of the failure report fit into 80 columns, under their names."""
+        text = shown([started(SEED_TASKS), epoch(SEED_TASKS, 1), epoch(SEED_TASKS, 12)], 80)
+        head, first, twelfth = epoch_lines(text)
+        assert head.split() == ["epoch", *SEED_TASKS]
+        assert first.split() == ["1", *" ".join(f"-0.000123 {x}%" for x in (0, 17, 33, 50)).split()]
+        assert len(head) == len(first) == len(twelfth) <= 80
+        for name in SEED_TASKS:  # the shares stand under the ends of the names
+            assert first[head.index(name) + len(name) - 1] == "%"
+
+    @pytest.mark.parametrize("width", [40, 80, 100, 200])
+    @pytest.mark.parametrize(
+        "tasks",
+        [["one"], [f"task_{k}" for k in range(32)], ["x" * 64, "y" * 64, "z"]],
+        ids=["one task", "32 tasks", "long names"],
+    )
+    def test_fits_any_width(self, tasks: list[str], width: int) -> None:
+        """Tasks that do not fit are counted, and the one that pulls least is named anyway."""
+        head, line = epoch_lines(shown([started(tasks), epoch(tasks)], width))
+        assert len(line) <= max(width, 90)
+        left = len(tasks) - len(head.split()[1:])
+        assert (f"+{left}, least: {tasks[0]} 0%" in line) == (left > 0)
+        assert left == 0 or len(tasks) > 1
+
+    def test_ends_with_the_verdict(self) -> None:
+        """A table of tasks, a table of gates, and the reason with the exit code."""
+        text = shown([started(SEED_TASKS), epoch(SEED_TASKS), finished()])
+        tasks, gates, end = (text.index(x) for x in ("after epoch 1", "\ngates", "gates_failed"))
+        assert tasks < gates < end
+        assert "a drops > 20% by epoch 5" in text[gates:end]
+        assert "failed" in text[gates:end]
+        assert "exit 6 · 20 epochs, 120 steps, 3.0 s" in text[end:]
+        assert "1.25" in text[tasks:gates]
+
+    def test_a_failure_before_any_epoch(self) -> None:
+        """No table of tasks, but the error."""
+        text = shown([started(["one"]), finished("step 3: the loss of task one is nan")])
+        assert "after epoch" not in text
+        assert "failed: step 3: the loss of task one is nan · exit 1" in text
+
+    def test_numbers_that_are_missing_are_dashes(self) -> None:
+        """A loss that is not finite, a gate that was not read."""
+        events = [started(["one"]), epoch(["one"], train_loss_original=math.nan), finished()]
+        assert epoch_lines(shown(events))[1].split() == ["1", "-", "0%"]
+        assert " - " in shown([started(["one"]), finished(measured=None)])
+
+    def test_markup_is_text(self) -> None:
+        """What the user named is never taken for a colour."""
+        alarm = Alarm(kind="x", message="[red]hot", step=1)
+        assert "[red]hot" in shown([started(["one"]), alarm])
+        assert "[bold]bars" in shown([started(["one"]), epoch(["one"]), finished()])
+
+    def test_an_event_of_a_later_version(self) -> None:
+        """Shown by its name, not an error."""
+        screen = io.StringIO()
+        Readable(Console(file=screen))({"event": "moon.rises"}, "")
+        assert screen.getvalue() == "moon.rises\n"
+
+    def test_no_bar_without_a_terminal(self) -> None:
+        """Nothing but text and line ends."""
+        assert "\x1b" not in shown([started(["one"]), step(), epoch(["one"]), finished()])
+
+    @pytest.mark.parametrize("end", [[], [finished()]], ids=["cut off", "finished"])
+    def test_gives_the_terminal_back(self, end: list[BaseModel]) -> None:
+        """The cursor that the bar hides is shown again, by `close` or by the run's end."""
+        text = shown([started(["one"]), step(), *end], terminal=True, close=not end)
+        assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
+        assert "0/120" in text

@@ -1,0 +1,110 @@
+"""SIGTERM and SIGINT: the run ends within its grace, resumable, whatever the store does."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from job.history import read_document
+from tests.command import start
+from tests.nursery import Nursery, until
+from tests.proxy import Fault, Proxy
+from tests.runs import SPEC, Run, Undisturbed, assert_undisturbed
+from tests.small import write
+
+ENDLESS = SPEC | {"train.epochs": 100_000}
+LATE = 2.0
+"""Seconds that a busy machine may take for what needs none."""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_interrupted_run_goes_on(
+    nursery: Nursery, undisturbed: Undisturbed, tmp_path: Path, number: signal.Signals
+) -> None:
+    """A signal ends the run with 75, a checkpoint of its last step and the lease given back;
+    started again, even from another machine, it does not wait and ends undisturbed."""
+    run = Run(nursery, undisturbed.spec, str(tmp_path))
+    first = run.start()
+    first.until_step(20)
+    first.signal(number)
+    assert first.wait() == 75
+    last = [e["step"] for e in first.events if e["event"] == "step"][-1]
+    assert first.err == f"run r interrupted at step {last}; it goes on from step {last}\n"
+    status = read_document(run.store, run.key, "status.json")
+    assert status is not None
+    assert (status["phase"], status["checkpoint_step"]) == ("interrupted", last)
+    lease = read_document(run.store, run.key, "lease.json")
+    assert lease is not None
+    assert lease["released"]
+    second = run.start()
+    assert second.wait() == 0
+    assert second.events[0]["resumed_from"] == last
+    assert second.err == ""
+    assert_undisturbed(run, undisturbed)
+
+
+def test_second_signal_ends_at_once(
+    nursery: Nursery, proxy: Proxy, s3_url: str, tmp_path: Path
+) -> None:
+    """While a first signal's grace lasts, a second one ends the process by itself."""
+    run = Run(nursery, write(tmp_path, ENDLESS), s3_url)
+    process = run.start("--grace", "1000")
+    process.until_step(5)
+    proxy.rule = lambda _: "hang"
+    process.signal(signal.SIGTERM)
+    time.sleep(1.0)
+    assert process.code is None
+    process.signal(signal.SIGTERM)
+    assert process.wait(LATE) == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("fault", ["hang", "slow"])
+def test_grace_is_kept(
+    nursery: Nursery, proxy: Proxy, s3_url: str, tmp_path: Path, fault: Fault
+) -> None:
+    """Over a store that is silent or slow the process ends within its grace and two seconds, its
+    events kept on this machine, and the run goes on from what the store has."""
+    wide = {"model.hidden": 192} if fault == "slow" else {}
+    run = Run(nursery, write(tmp_path, ENDLESS | wide), s3_url)
+    process = run.start("--grace", "1")
+    until(lambda: "checkpoint.saved" in process.out)
+    proxy.rule = lambda _: fault
+    step = process.out.count('"event": "step"') + 5
+    process.until_step(step)
+    begun = time.monotonic()
+    process.signal(signal.SIGTERM)
+    assert process.wait() == 75
+    assert time.monotonic() - begun < 1 + 2 + LATE
+    assert "interrupted at step" in process.err
+    proxy.rule = lambda _: None
+    again = run.start()
+    again.until_step(step)
+    assert again.events[0]["resumed_from"] > 0
+    again.signal(signal.SIGTERM)
+    assert again.wait() == 75
+    seqs = [event["seq"] for event in run.history(superseded=True)]
+    assert seqs == list(range(1, len(seqs) + 1))
+
+
+@pytest.mark.parametrize("delay", [0.0, 1.0, 2.5])
+def test_signal_during_start(tmp_path: Path, delay: float) -> None:
+    """A signal while the process still loads its libraries, or has begun, ends it with 75."""
+    spec = write(tmp_path, ENDLESS)
+    command = ("run", str(spec), "--store", str(tmp_path), "--run-id", "r", "--json")
+    with start(tmp_path, *command) as process:
+        until(lambda: catches(process, signal.SIGTERM))
+        time.sleep(delay)
+        process.send_signal(signal.SIGTERM)
+        process.communicate()
+    assert process.returncode == 75
+
+
+def catches(process: subprocess.Popen[str], number: signal.Signals) -> bool:
+    """Whether a process has a handler for a signal by now."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    (mask,) = (line.split()[1] for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(int(mask, 16) >> (number - 1) & 1)

@@ -1,0 +1,419 @@
+"""The loop: order, early stop, what epochs tell, and a state from which a run goes on exactly."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from itertools import pairwise
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import BaseModel
+
+from job.data import Dataset, Split
+from job.evaluate import batches, evaluate
+from job.events import Epoch, Step
+from job.faults import InputError
+from job.ledger import NotFinite
+from job.train import Training
+from tests.small import (
+    DEAD,
+    HUGE,
+    HUGE_SAMPLE,
+    SMALL,
+    STEPS,
+    TRAIN,
+    VALIDATION,
+    State,
+    Trained,
+    job,
+    weights,
+    write,
+)
+
+CPU = torch.device("cpu")
+BALANCERS: dict[str, dict[str, Any]] = {
+    "fixed": {"kind": "fixed", "weights": {"down": 2.0}},
+    "running_mean": {"kind": "running_mean", "warmup": 3},
+    "uncertainty": {"kind": "uncertainty", "lr": 0.1},
+    "gradient_norm": {"kind": "gradient_norm"},
+    "UPGrad": {"kind": "torchjd", "method": "UPGrad"},
+}
+RICH: dict[str, Any] = {
+    "train.epochs": 8,
+    "train.schedule": "one_cycle",
+    "train.clip": 0.5,
+    "train.early_stop": {"task": "*", "patience": 2},
+    "optimizer.lr": 0.3,
+    "checkpoint.every_steps": 1,
+    "gates": [
+        {"task": "down", "drop": 0.0, "by_epoch": 2},
+        {"ratio": ["down", "pair"], "between": [0.1, 9]},
+    ],
+}
+"""Everything on that has a state, and a rate that soon stops early."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the data is."""
+    return write(tmp_path_factory.mktemp("small")).parent
+
+
+@pytest.fixture(scope="module", params=BALANCERS)
+def undisturbed(request: pytest.FixtureRequest, folder: Path) -> Trained:
+    """A rich run to its end, saved at every step."""
+    trained = Trained(*job(folder, RICH | {"balance": BALANCERS[request.param]}))
+    assert trained.run()
+    return trained
+
+
+@pytest.fixture(scope="module")
+def trained(folder: Path) -> Trained:
+    """A run that learns something."""
+    trained = Trained(*job(folder, {"optimizer.lr": 0.02}))
+    trained.run()
+    return trained
+
+
+def told(events: list[BaseModel]) -> list[dict[str, Any]]:
+    """What events say, but for how long things took."""
+    timings = {"step_ms", "seconds", "samples_per_second"}
+    return [e.model_dump(exclude=timings) for e in events]
+
+
+def assert_same(one: State, other: State) -> None:
+    """Weights, optimizer, balancer, generators and position are equal bit for bit."""
+    assert one.tensors.keys() == other.tensors.keys()
+    for name, tensor in one.tensors.items():
+        assert torch.equal(tensor, other.tensors[name]), name
+    values, values_2 = json.loads(one.values), json.loads(other.values)
+    for timed in (values["position"], values_2["position"]):
+        del timed["seconds"], timed["epoch_seconds"]
+    assert values == values_2
+
+
+class TestResume:
+    def test_the_undisturbed_run_stops_early(self, undisturbed: Trained) -> None:
+        """The runs that the following tests interrupt have an early stop to get right."""
+        assert 2 < undisturbed.training.at.epoch < 8
+
+    def test_each_step_follows_from_the_state_before(self, undisturbed: Trained) -> None:
+        """From any step's state, mid-epoch or between, a new process comes to the next one."""
+        spec, data = undisturbed.training.spec, undisturbed.training.data
+        assert [s.step for s in undisturbed.saved] == [e.step for e in undisturbed.steps]
+        for before, after in pairwise(undisturbed.saved):
+            resumed = Trained(spec, data)
+            torch.manual_seed(before.step)  # whatever the generator was at
+            before.into(resumed.training)
+            resumed.run(stop_at=after.step + 1)
+            assert_same(resumed.saved[0], after)
+
+    @pytest.mark.parametrize(
+        "stops", [[7], [6, 8], [6, 7, 8, 9], [STEPS], [STEPS - 1, STEPS, 2 * STEPS]], ids=str
+    )
+    def test_interruptions_leave_no_trace(self, undisturbed: Trained, stops: list[int]) -> None:
+        """Stopped after these steps, several in one epoch or at its last, a run tells the same."""
+        spec, data = undisturbed.training.spec, undisturbed.training.data
+        attempt = Trained(spec, data)
+        events: list[Any] = []
+        for stop in stops:
+            assert not attempt.run(stop_at=stop)
+            assert attempt.training.at.step == stop
+            events += attempt.events
+            state = State(attempt.training)
+            attempt = Trained(spec, data)
+            torch.manual_seed(stop)
+            state.into(attempt.training)
+        assert attempt.run()
+        assert told(events + attempt.events) == told(undisturbed.events)
+        assert_same(State(attempt.training), State(undisturbed.training))
+
+    def test_a_finished_run_takes_no_step(self, undisturbed: Trained) -> None:
+        """Restored from its end, a run ends at once, its gates as they were."""
+        again = Trained(undisturbed.training.spec, undisturbed.training.data)
+        undisturbed.saved[-1].into(again.training)
+        assert again.training.finished
+        assert again.run()
+        assert again.events == []
+        epoch = undisturbed.training.at.epoch
+        assert again.training.verdict.final(epoch) == undisturbed.training.verdict.final(epoch)
+
+    def test_time_is_counted_over_attempts(self, folder: Path) -> None:
+        """The epochs' seconds add up to the run's, however it was cut."""
+        first = Trained(*job(folder))
+        first.run(stop_at=7)
+        second = Trained(first.training.spec, first.training.data)
+        State(first.training).into(second.training)
+        second.run()
+        total = sum(e.seconds for e in first.epochs + second.epochs)
+        assert total == pytest.approx(second.training.at.seconds)
+
+    def test_values_that_are_not_finite_survive(self, folder: Path) -> None:
+        """A ratio to nothing and a skill over nothing are restored all the same."""
+        gate = {"ratio": ["down", "dead"], "between": [0, 9], "by_epoch": 1}
+        edits = {"tasks": [*SMALL["tasks"], DEAD], "gates": [gate], "checkpoint.every_steps": 1}
+        whole = Trained(*job(folder, edits))
+        whole.run()
+        assert math.isnan(whole.epochs[0].tasks["dead"].skill)
+        assert whole.gates[0].measured == math.inf
+        assert not whole.gates[0].passed
+        resumed = Trained(whole.training.spec, whole.training.data)
+        whole.saved[STEPS].into(resumed.training)
+        resumed.run()
+        assert_same(State(resumed.training), State(whole.training))
+
+
+class TestSeeds:
+    def test_the_same_seed_repeats_a_run(self, folder: Path) -> None:
+        """Two runs of a seed end in the same weights; one of another seed does not."""
+        ends = []
+        for seed in (1, 1, 2):
+            trained = Trained(*job(folder, {"seed": seed}))
+            trained.run()
+            ends.append(weights(trained.training))
+        assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+        assert not any(
+            torch.equal(ends[0][name], ends[2][name]) for name in ends[0] if "weight" in name
+        )
+
+    def test_every_sample_once_an_epoch(self, folder: Path) -> None:
+        """An epoch's order is a permutation, another one by epoch and by seed; no sample lost."""
+        orders = {(seed, epoch): o for seed in (0, 1) for epoch, o in self._orders(folder, seed)}
+        for order in orders.values():
+            assert sorted(order) == list(range(TRAIN))
+        assert len({tuple(order) for order in orders.values()}) == len(orders) == 6
+
+    @staticmethod
+    def _orders(folder: Path, seed: int) -> list[tuple[int, list[int]]]:
+        """The sample numbers in the order in which the network was given them, by epoch."""
+        index = {"name": "index", "level": "window", "loss": {"kind": "mae"}}
+        trained = Trained(*job(folder, {"tasks": [index], "seed": seed}))
+        seen: list[list[int]] = []
+
+        def look(_: Any, arguments: tuple[Any, ...]) -> None:
+            seen.append(arguments[1][0].flatten().long().tolist())
+
+        trained.training.stepper.register_forward_pre_hook(look)
+        trained.run()
+        assert [len(batch) for batch in seen] == [8, 8, 8, 8, 4] * 3
+        flat = [sample for batch in seen for sample in batch]
+        return [(e, flat[TRAIN * e : TRAIN * (e + 1)]) for e in range(3)]
+
+    def test_batches_of_nothing(self, folder: Path) -> None:
+        """No samples make no batch, rather than an empty one."""
+        spec, data = job(folder)
+        training = Training(spec, data)
+        nothing = torch.arange(0)
+        assert list(batches(data.train, nothing, 8, training.losses, CPU)) == []
+
+
+class TestEarlyStop:
+    @pytest.mark.parametrize("task", ["level", "*"])
+    def test_stops_when_nothing_improves(self, folder: Path, task: str) -> None:
+        """The last epoch is the first that is `patience` epochs after the best one."""
+        stop = {"task": task, "patience": 2}
+        edits = {"train.early_stop": stop, "train.epochs": 40, "optimizer.lr": 0.2}
+        trained = Trained(*job(folder, edits))
+        trained.run()
+        first = trained.epochs[0].tasks
+        scores: list[float] = []
+        for epoch in trained.epochs:
+            relative = {
+                name: t.val_loss_original / first[name].val_loss_original
+                for name, t in epoch.tasks.items()
+            }
+            scores.append(relative[task] if task != "*" else fmean(relative.values()))
+        stale = [n - int(np.argmin(scores[: n + 1])) for n in range(len(scores))]
+        assert stale[-1] == 2
+        assert max(stale[:-1]) < 2
+        assert len(scores) < 40
+        assert trained.training.at.best_epoch[task] == int(np.argmin(scores)) + 1
+
+
+class TestEvaluation:
+    def test_is_the_mean_over_the_samples(self, folder: Path) -> None:
+        """Both losses are those of the predictions for the whole split, computed directly."""
+        trained = Trained(*job(folder))
+        trained.run()
+        training, split = trained.training, trained.training.data.validation
+        found = evaluate(training.stepper.model, training.losses, split, CPU, VALIDATION)
+        level, pair = (SMALL["tasks"].index(t) for t in SMALL["tasks"] if t["name"] in "levelpair")
+        with torch.no_grad():
+            outputs = training.stepper.model.eval()(split.features)
+        error = training.losses[level].predict(outputs[level]) - split.targets["level"]
+        assert found.original[level] == pytest.approx(error.square().mean().item(), rel=1e-5)
+        scale = training.losses[level].scale.item()
+        assert found.transformed[level] == pytest.approx(found.original[level] / scale**2, rel=1e-5)
+        error = outputs[pair] - split.targets["pair"]
+        assert found.original[pair] == pytest.approx(error.abs().mean().item(), rel=1e-5)
+        last = trained.epochs[-1].tasks
+        assert [t.val_loss_original for t in last.values()] == found.original
+        assert [t.val_loss for t in last.values()] == found.transformed
+
+    def test_weighs_a_smaller_last_batch_by_its_samples(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """In batches of 4, 4 and 1 the losses are those of the 9 samples at once."""
+        training = Training(*job(folder))
+        arguments = (training.stepper.model, training.losses, training.data.validation, CPU, 99)
+        at_once = evaluate(*arguments)
+        monkeypatch.setattr("job.evaluate.BATCH", 4)
+        in_parts = evaluate(*arguments)
+        assert in_parts.original == pytest.approx(at_once.original, rel=1e-6)
+        assert in_parts.transformed == pytest.approx(at_once.transformed, rel=1e-6)
+
+    def test_takes_at_most_so_many_evenly(self, folder: Path) -> None:
+        """`most` 9 of 36 training samples: every fourth."""
+        training = Training(*job(folder))
+        split = training.data.train
+        fourth = Split(split.features[::4], {name: y[::4] for name, y in split.targets.items()})
+        some = evaluate(training.stepper.model, training.losses, split, CPU, 9)
+        assert some == evaluate(training.stepper.model, training.losses, fourth, CPU, 9)
+        assert some != evaluate(training.stepper.model, training.losses, split, CPU, 36)
+
+    @pytest.mark.parametrize("mode", [True, False])
+    def test_leaves_the_mode_as_it_was(self, folder: Path, mode: bool) -> None:
+        """Evaluation switches dropout off for itself only."""
+        training = Training(*job(folder))
+        model = training.stepper.model.train(mode)
+        evaluate(model, training.losses, training.data.validation, CPU, 99)
+        assert all(module.training is mode for module in model.modules())
+
+
+class TestEpoch:
+    def test_drop_is_since_the_first_epoch(self, trained: Trained) -> None:
+        """1 − loss / loss after epoch 1, in original units, on either split."""
+        first = trained.epochs[0].tasks
+        for epoch in trained.epochs:
+            for name, task in epoch.tasks.items():
+                drop = 1 - task.train_loss_original / first[name].train_loss_original
+                val_drop = 1 - task.val_loss_original / first[name].val_loss_original
+                assert task.drop == pytest.approx(drop)
+                assert task.val_drop == pytest.approx(val_drop)
+        assert trained.epochs[-1].tasks["pair"].drop != 0
+
+    def test_skill_is_over_the_best_trivial_prediction(self, trained: Trained) -> None:
+        """1 − loss / yardstick: variance of a mean, deviation from a median, by position or not."""
+        train, validation = trained.training.data.train, trained.training.data.validation
+        level = train.targets["level"].mean()
+        pair = train.targets["pair"]
+        rest = {
+            "level": [(s.targets["level"] - level).square().mean() for s in (train, validation)],
+            "pair": self._median_error(pair, validation.targets["pair"]),
+        }
+        for name, (on_train, on_validation) in rest.items():
+            task = trained.epochs[-1].tasks[name]
+            skill = 1 - task.train_loss_original / float(on_train)
+            val_skill = 1 - task.val_loss_original / float(on_validation)
+            assert task.skill == pytest.approx(skill, rel=1e-4)
+            assert task.val_skill == pytest.approx(val_skill, rel=1e-4)
+
+    @staticmethod
+    def _median_error(train: torch.Tensor, validation: torch.Tensor) -> list[torch.Tensor]:
+        """Of the better of one median, and one by position; per output."""
+        one = train.flatten(0, 1).median(0).values
+        by_position = train.median(0).values
+        best = min((one, by_position), key=lambda guess: (train - guess).abs().mean().item())
+        return [(y - best).abs().mean() for y in (train, validation)]
+
+    def test_gradients_are_means_over_its_steps(self, trained: Trained) -> None:
+        """Weight, norm, share and pulls are the means of the epoch's own steps."""
+        for epoch in trained.epochs:
+            steps = [s for s in trained.steps if s.epoch == epoch.epoch]
+            assert len(steps) == STEPS
+            for name, task in epoch.tasks.items():
+                mine = [s.tasks[name] for s in steps]
+                assert task.weight == pytest.approx(np.mean([t.weight for t in mine]))
+                assert task.grad_norm == pytest.approx(np.mean([t.grad_norm for t in mine]))
+                assert task.grad_share == pytest.approx(np.mean([t.grad_share for t in mine]))
+                assert task.pull == pytest.approx(np.mean([t.weight * t.grad_norm for t in mine]))
+                head_pull = np.mean([t.weight * t.head_grad_norm for t in mine])
+                assert task.head_pull == pytest.approx(head_pull)
+
+
+class TestLoop:
+    def test_every_step_is_told_in_order(self, folder: Path) -> None:
+        """Steps are counted from 1; those of an epoch come before it, whatever `log.every` is."""
+        trained = Trained(*job(folder))
+        trained.run()
+        told = [e.step if isinstance(e, Step) else f"epoch {e.epoch}" for e in trained.events]
+        one, two, three = range(1, 6), range(6, 11), range(11, 16)
+        assert told == [*one, "epoch 1", *two, "epoch 2", *three, "epoch 3"]
+
+    def test_the_schedule_is_over_the_whole_run(self, folder: Path) -> None:
+        """cosine: from the full rate at the first step to nearly 0 at the last."""
+        trained = Trained(*job(folder, {"train.schedule": "cosine", "optimizer.lr": 0.5}))
+        trained.run()
+        whole = 3 * STEPS
+        rates = [0.25 * (1 + math.cos(math.pi * step / whole)) for step in range(whole)]
+        assert [step.lr for step in trained.steps] == pytest.approx(rates)
+
+    @pytest.mark.parametrize(
+        ("kept", "at"),
+        [
+            ({"every_epochs": 1}, [5, 10, 15]),
+            ({"every_epochs": 2}, [10, 15]),
+            ({"every_epochs": None}, [15]),
+            ({"every_epochs": None, "every_steps": 5}, [5, 10, 15]),
+            ({"every_epochs": None, "every_steps": 4}, [4, 8, 12, 15]),
+            ({"every_epochs": 1, "every_steps": 3}, [3, 5, 6, 9, 10, 12, 15]),
+        ],
+        ids=str,
+    )
+    def test_saves_when_asked(self, folder: Path, kept: dict[str, Any], at: list[int]) -> None:
+        """By epochs, by steps, both, never twice at one step, and always at the end."""
+        trained = Trained(*job(folder, {"checkpoint": kept}))
+        trained.run()
+        assert [state.step for state in trained.saved] == at
+
+    def test_a_slow_save_slows_no_step(self, folder: Path) -> None:
+        """Time spent saving belongs to the epoch, not to the steps after it."""
+        edits = {"checkpoint.every_steps": 3, "log.every": 1, "train.epochs": 1}
+        training = Training(*job(folder, edits))
+        events: list[Any] = []
+        training.run(events.append, lambda: time.sleep(0.3), lambda: False)
+        assert all(e.step_ms < 300 for e in events if isinstance(e, Step))
+        epoch = events[-1]
+        assert isinstance(epoch, Epoch)
+        assert epoch.seconds > 0.3
+        assert epoch.samples_per_second < TRAIN / 0.3
+
+    def test_stops_before_an_update_that_is_not_finite(self, folder: Path) -> None:
+        """The error names task and step; the weights are those after the step before."""
+        spec, data = job(folder, {"tasks": [*SMALL["tasks"], HUGE], "model.init.heads": "default"})
+        guilty = self._step_of(spec.seed, HUGE_SAMPLE)
+        assert guilty > 1
+        trained = Trained(spec, data)
+        with pytest.raises(NotFinite, match=f"^step {guilty}: the loss of task huge is inf;"):
+            trained.run()
+        assert trained.training.at.step == len(trained.steps) == guilty - 1
+        before = Trained(spec, data)
+        before.run(stop_at=guilty - 1)
+        after = weights(trained.training)
+        for name, parameter in weights(before.training).items():
+            assert torch.equal(parameter, after[name])
+
+    @staticmethod
+    def _step_of(seed: int, sample: int) -> int:
+        """The step of the first epoch that a sample is in, found from a task that tells it."""
+        generator = torch.Generator().manual_seed(seed * 1_000_003)
+        return torch.randperm(TRAIN, generator=generator).tolist().index(sample) // 8 + 1
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+    def test_a_device_that_is_not_here(self, folder: Path) -> None:
+        """Asking for CUDA where there is none is a fault of the spec, in one line."""
+        with pytest.raises(InputError, match=r"^\$\.train\.device: found \"cuda\"; torch finds no"):
+            Training(*job(folder, {"train.device": "cuda"}))
+
+
+def test_data_is_what_the_tests_say(folder: Path) -> None:
+    """36 training samples in 5 batches, 9 to validate on."""
+    data: Dataset = job(folder)[1]
+    assert (len(data.train.features), len(data.validation.features)) == (TRAIN, VALIDATION)
+    assert math.ceil(TRAIN / SMALL["train"]["batch_size"]) == STEPS
