@@ -114,6 +114,12 @@ class Records:
             except OSError as error:
                 raise UploadFailed(f"events cannot be kept in {self.spool}: {error}") from error
 
+    def tidy(self) -> None:
+        """Remove the spool where nothing waits in it."""
+        with suppress(OSError):
+            for folder in (self.spool, *self.spool.parents[:2]):
+                folder.rmdir()
+
     def _mine(self) -> list[Path]:
         return sorted(self.spool.glob(f"{self.epoch:06d}-*.jsonl"))
 

@@ -309,6 +309,7 @@ class Run:
     def _give_back(self) -> None:
         with suppress(StoreError, Fenced):  # or it has to be waited for
             self.claimed.lease.release()
+        self.records.tidy()
 
     def _leave(self, why: str) -> int:
         """Keep what the store has not got, and say where."""

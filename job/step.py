@@ -95,7 +95,7 @@ class Stepper(nn.Module):
         skipped = fatal.clone()
         flag_not_finite([gram], skipped, self.one)
         learned = [] if scale is None else [b.clone() for b in self.balancer.buffers()]
-        weights = self._weigh(losses, gram, skipped)
+        weights: Tensor = self.balancer(losses, gram)
         exact = self._audit(z, gradients, scale) if audit else None
 
         combined = gradients.combined(weights if scale is None else weights * scale)
@@ -143,15 +143,6 @@ class Stepper(nn.Module):
     def _head_norms(self, scale: Tensor | None) -> Tensor:
         norms = torch.stack(torch._foreach_norm(_grads(self.output_weights)))
         return norms if scale is None else norms / scale
-
-    def _weigh(self, losses: Tensor, gram: Tensor, skipped: Tensor) -> Tensor:
-        """The balancer's weights [K]; an overflow is not shown to it."""
-        if self.loss_scale is not None:
-            healthy = skipped == 0
-            gram = torch.where(healthy, gram, torch.eye(len(losses), device=gram.device))
-            losses = torch.where(healthy, losses, 1.0)
-        weights: Tensor = self.balancer(losses, gram)
-        return weights
 
     def _audit(self, z: Tensor, gradients: Gradients, scale: Tensor | None) -> Tensor:
         """Norms [K] of each unweighted loss's gradient on all of the trunk's parameters."""

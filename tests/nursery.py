@@ -121,7 +121,7 @@ class Nursery:
             "arguments": [str(argument) for argument in arguments],
             "environment": dict(os.environ),
             "said": str(said),
-            "patches": dict(patches or {}),
+            "patches": {"tempfile:tempdir": str(self.folder), **(patches or {})},
             "skew": skew,
         }
         process = Process(self, self.ask(order), said)

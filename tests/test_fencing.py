@@ -17,6 +17,8 @@ from tests.runs import SPEC, Run, Undisturbed, assert_undisturbed
 from tests.small import write
 
 LEASE = 1.0
+BUSY = 30.0
+"""Seconds that a busy machine may take besides what is stated."""
 ENDLESS = SPEC | {"train.epochs": 100_000, "checkpoint.lease_seconds": LEASE}
 
 
@@ -81,7 +83,7 @@ def test_living_holder_keeps_the_run(nursery: Nursery, store_url: str, tmp_path:
     begun = time.monotonic()
     second = run.start(skew=600)
     assert second.wait() == 1
-    assert time.monotonic() - begun < LEASE + 10
+    assert time.monotonic() - begun < LEASE + BUSY
     lines = second.err.splitlines()
     assert len(lines) == 2
     assert f"evengrad: process {first.pid}@" in lines[1]

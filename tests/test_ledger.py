@@ -52,6 +52,10 @@ def events(*measured: Measured, ledger: Ledger | None = None) -> list[Step]:
     return list(ledger.fetch())
 
 
+def seven(x: Tensor) -> float:
+    return float(f"{x.item():.7g}")
+
+
 def cosine(a: Tensor, b: Tensor) -> float:
     return float(a @ b / (a.norm() * b.norm()))
 
@@ -60,7 +64,7 @@ def cosine(a: Tensor, b: Tensor) -> float:
 
 
 def test_a_step_says_what_was_measured() -> None:
-    """Losses, weights and head norms reach the event as they were; norms, shares and cosines at z
+    """Losses, weights and head norms reach the event to 7 digits; norms, shares and cosines at z
     equal those of the gradients themselves."""
     measured, g = known()
     (event,) = events(measured)
@@ -69,10 +73,10 @@ def test_a_step_says_what_was_measured() -> None:
     pulls = w.abs() * g.norm(dim=1)
     for k, (name, task) in enumerate(event.tasks.items()):
         assert name == TASKS[k]
-        assert task.loss == measured.losses[k].item()
-        assert task.loss_original == measured.originals[k].item()
-        assert task.weight == measured.weights[k].item()
-        assert task.head_grad_norm == measured.head_norms[k].item()
+        assert task.loss == seven(measured.losses[k])
+        assert task.loss_original == seven(measured.originals[k])
+        assert task.weight == seven(measured.weights[k])
+        assert task.head_grad_norm == seven(measured.head_norms[k])
         assert task.grad_norm == pytest.approx(g[k].norm().item(), rel=1e-5)
         assert task.grad_share == pytest.approx((pulls[k] / pulls.sum()).item(), rel=1e-5)
         assert task.cosine == pytest.approx(cosine(g[k], w @ g), abs=1e-5)
@@ -139,8 +143,21 @@ def test_audited_steps_alone_have_a_shared_norm() -> None:
     first, second = events(audited, plain)
     assert audited.audit is not None
     found = [task.shared_grad_norm for task in first.tasks.values()]
-    assert found == audited.audit.tolist()
+    assert found == [seven(x) for x in audited.audit]
     assert [task.shared_grad_norm for task in second.tasks.values()] == [None] * 3
+
+
+@pytest.mark.parametrize(
+    "value", [0.0, -3.4e38, 1e-45, 0.1, 2.0**24, math.inf, -math.inf, math.nan]
+)
+def test_numbers_of_any_size_keep_seven_digits(value: float) -> None:
+    """A loss has 7 significant digits in the event from float32's smallest to its largest; what is
+    not finite stays what it is."""
+    measured = known().measured
+    measured.losses[0] = value
+    (event,) = events(measured)
+    told = event.tasks["type"].loss
+    assert told == pytest.approx(measured.losses[0].item(), rel=1e-6, abs=0, nan_ok=True)
 
 
 # --- blocks and epochs ------------------------------------------------------------------------
@@ -183,12 +200,13 @@ def test_an_epochs_means() -> None:
                 "grad_share": sum(s.grad_share for s in steps) / 4,
                 "pull": sum(s.weight * s.grad_norm for s in steps) / 4,
                 "head_pull": sum(s.weight * s.head_grad_norm for s in steps) / 4,
-            }
+            },
+            abs=1e-6,
         )
     ledger.begin_epoch()
     assert set(ledger.means()["type"].values()) == {0}
     (event,) = events(known(9).measured, ledger=ledger)
-    assert ledger.means()["type"]["weight"] == event.tasks["type"].weight
+    assert ledger.means()["type"]["weight"] == pytest.approx(event.tasks["type"].weight)
 
 
 def test_sums_and_count_are_all_that_a_resume_needs() -> None:

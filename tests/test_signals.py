@@ -21,7 +21,10 @@ LATE = 2.0
 """Seconds that a busy machine may take for what needs none."""
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=SLOW)])
 def test_interrupted_run_goes_on(
     nursery: Nursery, undisturbed: Undisturbed, tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -62,7 +65,7 @@ def test_second_signal_ends_at_once(
     assert process.wait(LATE) == -signal.SIGTERM
 
 
-@pytest.mark.parametrize("fault", ["hang", "slow"])
+@pytest.mark.parametrize("fault", ["hang", pytest.param("slow", marks=SLOW)])
 def test_grace_is_kept(
     nursery: Nursery, proxy: Proxy, s3_url: str, tmp_path: Path, fault: Fault
 ) -> None:
@@ -90,7 +93,7 @@ def test_grace_is_kept(
     assert seqs == list(range(1, len(seqs) + 1))
 
 
-@pytest.mark.parametrize("delay", [0.0, 1.0, 2.5])
+@pytest.mark.parametrize("delay", [0.0, 1.0, pytest.param(2.5, marks=SLOW)])
 def test_signal_during_start(tmp_path: Path, delay: float) -> None:
     """A signal while the process still loads its libraries, or has begun, ends it with 75."""
     spec = write(tmp_path, ENDLESS)

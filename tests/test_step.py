@@ -395,7 +395,7 @@ def test_an_overflow_skips_the_step_and_halves_the_scale(kind: dict[str, Any]) -
     """A scaled gradient that overflows skips the step, halves the scale and halts nothing; a few
     steps later training goes on, with the gradients of a run without a scale."""
     net, start = overflowing(kind), 2.0**127
-    state = net.state()
+    before = {name: p.detach().clone() for name, p in net.stepper.named_parameters()}
     *skipped, applied = until_applied(net)
     assert len(skipped) > 5
     assert all(m.skipped == 1 and m.halted == 0 for m in skipped)
@@ -403,14 +403,17 @@ def test_an_overflow_skips_the_step_and_halves_the_scale(kind: dict[str, Any]) -
     assert net.stepper.loss_scale.scale == start / 2 ** len(skipped)
     assert applied.halted == 0
     plain = Net(MIXED, kind | {"weights": {t.name: 1e6 for t in MIXED}}, dropout=0.0)
-    plain.step(batch(MIXED))
+    unscaled = plain.step(batch(MIXED))
+    for field in ("losses", "weights", "gram"):
+        mine, theirs = getattr(applied, field), getattr(unscaled, field)
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
     for (name, mine), theirs in zip(
-        net.model.named_parameters(), plain.model.parameters(), strict=True
+        net.stepper.named_parameters(), plain.stepper.parameters(), strict=True
     ):
         assert mine.grad is not None
         assert theirs.grad is not None
         torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-4, atol=1e-2)
-        assert not torch.equal(mine, state[name])
+        assert not torch.equal(mine, before[name])
 
 
 @pytest.mark.parametrize("where", ["at z", "in the trunk"])
@@ -427,7 +430,6 @@ def test_an_overflow_teaches_the_balancer_nothing(kind: dict[str, Any], where: s
     assert measured.halted == 0
     for name, value in net.stepper.balancer.state_dict().items():
         assert torch.equal(value, before[name]), name
-    assert measured.weights.isfinite().all()
 
 
 def test_a_gradient_that_no_scale_cures_halts() -> None:
@@ -455,7 +457,8 @@ def test_ledger_tells_a_skipped_step() -> None:
     events = list(ledger.fetch())
     assert [e.skipped for e in events] == [True] * (len(taken) - 1) + [False]
     assert ledger.count == 1
-    assert ledger.means()["type"]["grad_norm"] == events[-1].tasks["type"].grad_norm
+    told = events[-1].tasks["type"].grad_norm
+    assert ledger.means()["type"]["grad_norm"] == pytest.approx(told)
 
 
 # --- precision --------------------------------------------------------------------------------
@@ -479,6 +482,7 @@ def test_low_precision_trains(precision: str, tasks: list[spec.Task]) -> None:
     mine, theirs = net.step(at), exact.step(at)
     torch.testing.assert_close(mine.losses, theirs.losses, rtol=2e-2, atol=1e-2)
     torch.testing.assert_close(mine.gram, theirs.gram, rtol=5e-2, atol=1e-3)
+    torch.testing.assert_close(mine.head_norms, theirs.head_norms, rtol=5e-2, atol=1e-2)
     for a, b in zip(net.model.parameters(), exact.model.parameters(), strict=True):
         assert a.grad is not None
         assert b.grad is not None

@@ -135,13 +135,13 @@ def variant(name: str, path: Path, edits: Edits) -> Variant:
 COLUMNS = (
     "row",
     f"drop by {EARLY}, %",
-    "by the end, %",
-    f"seeds > {ACCEPTED:.0%}",
-    f"{', '.join(OTHERS)}, %: train [validation]",
-    "seeds none worse",
-    "skill, %: train [validation]",
-    "seeds > 0",
-    f"{STARVED} / {FED}: heads; z",
+    "drop at the end, %",
+    "passes",
+    f"others at the end, % ({' / '.join(OTHERS)}), train [validation]",
+    "others no worse",
+    "skill at the end, %, train [validation]",
+    "skill > 0",
+    f"ratio {STARVED} / {FED}: heads; z",
 )
 
 
