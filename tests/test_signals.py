@@ -19,8 +19,6 @@ from tests.small import write
 ENDLESS = SPEC | {"train.epochs": 100_000}
 LATE = 2.0
 """Seconds that a busy machine may take for what needs none."""
-
-
 SLOW = pytest.mark.slow
 
 

@@ -386,7 +386,7 @@ def overflowing(kind: dict[str, Any]) -> Net:
 def until_applied(net: Net) -> list[Measured]:
     """Steps on one batch until one is applied, that one included."""
     taken = [net.step(batch(MIXED))]
-    while taken[-1].skipped:
+    while taken[-1].skipped and len(taken) < 60:
         taken.append(net.step(batch(MIXED)))
     return taken
 

@@ -15,7 +15,7 @@ import fnmatch
 import json
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -209,7 +209,7 @@ def _spread(shares: list[float]) -> str:
     return f"{100 * statistics.fmean(shares):.1f}{around}"
 
 
-def _count(passed: Any) -> str:
+def _count(passed: Iterable[bool]) -> str:
     seeds = list(passed)
     return f"{sum(seeds)}/{len(seeds)}"
 
