@@ -155,7 +155,7 @@ def compare(
     skill: 1 − loss / the strongest trivial prediction's. pull z, pull head: the task's mean
     weighted gradient norm over the last epoch, at the shared representation and at its head's
     output weights, over the geometric mean of all tasks': a task at 0.1 pulls a hundredth of one
-    at 10.
+    at 10. Exit code 1 where a run failed.
     """
     from job.compare import compare as run_all
     from job.compare import variants
@@ -168,6 +168,8 @@ def compare(
             typer.echo(json.dumps(row, allow_nan=False))
     else:
         table(summary(results))
+    if any(result.error for result in results):
+        raise typer.Exit(FAILED)
 
 
 def new_run_id() -> str:

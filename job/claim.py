@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -83,10 +84,7 @@ def claim(store: Store, spec: JobSpec, run: str, *, take_over: bool, must_exist:
     _same_spec(store, spec, run, head)
     lease = Lease(store, run, spec.checkpoint.lease_seconds, fenced)
     lease.acquire(head.epoch if head else 0, take_over, _say_waiting)
-    try:
-        last = _enter(spec, document, lease, alarms)
-    except Fenced:  # the former holder has published once more, as it now no longer can
-        last = _enter(spec, document, lease, alarms)
+    last = _enter_soon(spec, document, lease, alarms)
     _sweep(store, run, document)
     if not fenced:
         why = "the store ignores conditional writes: a second process would not be noticed"
@@ -134,6 +132,20 @@ def _same_spec(store: Store, spec: JobSpec, run: str, head: Head | None) -> None
     raise Refused("the run was begun with another spec; give the new spec another run id")
 
 
+def _enter_soon(
+    spec: JobSpec, document: HeadDocument, lease: Lease, alarms: list[tuple[str, str]]
+) -> int:
+    """Enter, however fast the former holder publishes until it sees that its lease is gone."""
+    until = time.monotonic() + lease.seconds
+    while True:
+        try:
+            return _enter(spec, document, lease, alarms)
+        except Fenced:
+            if time.monotonic() > until:
+                raise
+            lease.renew()  # raises Fenced where this process has lost it, in turn
+
+
 def _enter(
     spec: JobSpec, document: HeadDocument, lease: Lease, alarms: list[tuple[str, str]]
 ) -> int:
@@ -164,7 +176,8 @@ def _settle_events(store: Store, run: str, head: Head | None, alarms: list[tuple
     try:
         valid_segments(store, run, head.fences)
     except Damaged as damaged:
-        alarms.append(("events_missing", str(damaged)))
+        alarm = ("events_missing", str(damaged))
+        alarms += [alarm] if alarm not in alarms else []  # entered again
     return last_seq(store, run, head.fences)
 
 

@@ -23,9 +23,9 @@ class Fenced(Exception):
 
 def seal(body: Body) -> bytes:
     """The document's bytes: its body and the SHA-256 of that, in hex."""
-    text = json.dumps(body, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    text = json.dumps(body, sort_keys=True, allow_nan=False)
     digest = hashlib.sha256(text.encode()).hexdigest()
-    return json.dumps({**body, "sha256": digest}, indent=1, ensure_ascii=False).encode()
+    return json.dumps({**body, "sha256": digest}, indent=1).encode()
 
 
 def unseal(data: bytes, where: str) -> Body:

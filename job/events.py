@@ -217,6 +217,8 @@ class GateResult(Record):
     """Whether it holds."""
     measured: float | None
     """The measured value; null where the run ended before it could be read."""
+    unit: Literal["share", "ratio"]
+    """Of the measured value: a share of a loss, or one gradient's norm over another's."""
     epoch: int
     """The epoch at which it was read."""
 

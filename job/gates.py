@@ -30,9 +30,8 @@ class Verdict:
 
     def final(self, epoch: int) -> list[GateResult]:
         """Every gate; one that the run did not reach has failed."""
-        unread = GateResult(gate="", passed=False, measured=None, epoch=epoch)
         return [
-            self.results.get(i) or unread.model_copy(update={"gate": words(gate)})
+            self.results.get(i) or _result(gate, False, None, epoch)
             for i, gate in enumerate(self.gates)
         ]
 
@@ -44,7 +43,17 @@ def judge(gate: Gate, epoch: Epoch) -> GateResult:
         passed = gate.between[0] <= measured <= gate.between[1]
     else:
         passed = measured > (gate.drop if isinstance(gate, DropGate) else gate.skill)
-    return GateResult(gate=words(gate), passed=passed, measured=measured, epoch=epoch.epoch)
+    return _result(gate, passed, measured, epoch.epoch)
+
+
+def _result(gate: Gate, passed: bool, measured: float | None, epoch: int) -> GateResult:
+    return GateResult(
+        gate=words(gate),
+        passed=passed,
+        measured=measured,
+        unit="ratio" if isinstance(gate, RatioGate) else "share",
+        epoch=epoch,
+    )
 
 
 def _measure(gate: Gate, epoch: Epoch) -> float:
@@ -67,12 +76,13 @@ def words(gate: Gate) -> str:
     """The gate as a person would say it."""
     match gate:
         case DropGate():
-            return f"{gate.task} drops > {gate.drop:.0%} by epoch {gate.by_epoch} ({gate.split})"
+            what, least = "drops", gate.drop
         case SkillGate():
-            return f"{gate.task} skill > {gate.skill:g} by epoch {gate.by_epoch} ({gate.split})"
+            what, least = "skill", gate.skill
         case RatioGate():
             (a, b), (low, high) = gate.ratio, gate.between
             when = f"epoch {gate.by_epoch}" if gate.by_epoch else "the last epoch"
             return f"gradient of {a} / {b} at {gate.at} within {low:g}-{high:g} at {when}"
         case _:
             assert_never(gate)
+    return f"{gate.task} {what} > {100 * least:g}% by epoch {gate.by_epoch} ({gate.split})"

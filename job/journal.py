@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import structlog
 from pydantic import BaseModel
+from pydantic_core import PydanticSerializationError, to_json
 from structlog.typing import EventDict
 
 from job.events import SCHEMA, fields
@@ -18,7 +21,17 @@ Line = dict[str, Any]
 Sink = Callable[[Line, str], None]
 """Takes an event as a dict of JSON values and as its line."""
 
-RENDER = structlog.processors.JSONRenderer(allow_nan=False)
+
+def _json(values: Line, **_: object) -> str:
+    """In ASCII, so that it survives any terminal's and any log's encoding."""
+    with suppress(PydanticSerializationError):  # a lone surrogate, in some error's text
+        line = to_json(values)  # in a quarter of the standard library's time
+        if line.isascii():
+            return line.decode()
+    return json.dumps(values, allow_nan=False, separators=(",", ":"))
+
+
+RENDER = structlog.processors.JSONRenderer(_json)
 
 
 class Journal:

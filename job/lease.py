@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -86,25 +87,28 @@ class Lease:
 
         A lease that is neither released nor of a process that is known to be dead is watched for
         as long as it is granted; `waiting` is told the seconds once. `take_over` does not wait.
-        Raises Held where it is renewed meanwhile.
+        Raises Held where it is renewed meanwhile, or where a third process takes it.
         """
-        self.epoch = above
-        try:
-            found = self.document.read()
-        except Damaged:
-            found = None  # its epoch is not lost: the run's head has it, which is `above`
-        if found is not None:
-            self.epoch = max(above, int(found["epoch"]))
-            holder = Holder(found["machine"], found["process"])
-            if not (found["released"] or take_over or holder.is_dead()):
-                waiting(float(found["seconds"]))
-                self._watch(found)
-        self.epoch += 1
-        try:
-            self._write(released=False)
-        except Fenced as fenced:
-            raise Held("another process has just taken this run") from fenced
-        return self.epoch
+        found = self._found()
+        if found is not None and not take_over:
+            self._await(found, waiting)
+        while True:
+            self.epoch = 1 + max(above, found["epoch"] if found else 0)
+            try:
+                self._write(released=False)
+                return self.epoch
+            except Fenced as fenced:
+                before, found = found, self._found()
+                # A holder that renews just now does not keep out a process that takes over.
+                same = before and found and before["epoch"] == found["epoch"]
+                if not (take_over and same):
+                    raise Held("another process has just taken this run") from fenced
+
+    def _found(self) -> Body | None:
+        # The epoch of a damaged lease is not lost: the run's head has it.
+        with suppress(Damaged):
+            return self.document.read()
+        return None
 
     def renew(self) -> None:
         """Show that this holder lives; raises Fenced where another has the lease by now."""
@@ -115,7 +119,10 @@ class Lease:
         """Give the lease back, so that the next holder need not wait."""
         self._write(released=True)
 
-    def _watch(self, found: Body) -> None:
+    def _await(self, found: Body, waiting: Callable[[float], object]) -> None:
+        if found["released"] or Holder(found["machine"], found["process"]).is_dead():
+            return
+        waiting(float(found["seconds"]))
         until = time.monotonic() + float(found["seconds"])
         while time.monotonic() < until:
             time.sleep(min(POLL, float(found["seconds"]) / 4))

@@ -33,10 +33,12 @@ def rebuilt(store: Store, run: str) -> Head | None:
     if not found:
         raise Damaged(f"no checkpoint of run {run} has an intact manifest")
     found.sort(key=lambda item: item[0].step, reverse=True)
+    scored = [kept for kept, _ in found if kept.score is not None]
     return Head(
         epoch=max([*fences, *(manifest["lease_epoch"] for _, manifest in found)]),
         spec_hash=found[0][1]["spec_hash"],
         checkpoints=[kept for kept, _ in found],
+        best=min(scored, key=lambda kept: kept.score or 0.0, default=None),
         fences=fences,
     )
 

@@ -173,7 +173,8 @@ def _verdict(gates: list[Line]) -> Table:
     table.add_column("verdict")
     for gate in gates:
         passed = "[green]passed[/]" if gate["passed"] else "[red]failed[/]"
-        table.add_row(escape(gate["gate"]), _number(gate.get("measured")), passed)
+        measured = (_percent if gate["unit"] == "share" else _number)(gate.get("measured"))
+        table.add_row(escape(gate["gate"]), measured, passed)
     return table
 
 

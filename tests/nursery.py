@@ -6,6 +6,7 @@ goes the way of the command line from `main` to the interpreter's end.
 
 from __future__ import annotations
 
+import ctypes
 import datetime
 import importlib
 import itertools
@@ -20,6 +21,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+PR_SET_PDEATHSIG = 1
 SECONDS = 120.0
 """Longest that a test waits for anything."""
 LOADED = ("botocore.auth", "job.claim", "job.data", "job.run", "job.show", "job.store_s3")
@@ -69,7 +71,7 @@ class Process:
     def until_step(self, step: int) -> None:
         """Wait until it has told of a step."""
         until(
-            lambda: f'"step": {step},' in self.out or self.code is not None,
+            lambda: f'"step":{step},' in self.out or self.code is not None,
             say=lambda: self.out[-2000:] + self.err,
             pause=0.002,
         )
@@ -165,6 +167,7 @@ def _serve() -> None:
 
 def _become(order: dict[str, Any]) -> None:
     """Make this process look freshly started, with its own output and environment."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # no child outlives a killed pytest
     os.environ.clear()
     os.environ.update(order["environment"])
     devnull = os.open(os.devnull, os.O_RDONLY)

@@ -41,7 +41,7 @@ def outcome(seed: int, **values: list[float]) -> Outcome:
         )
         for e in range(2)
     ]
-    gate = GateResult(gate="a / b", passed=seed > 0, measured=float(seed), epoch=2)
+    gate = GateResult(gate="a / b", passed=seed > 0, measured=float(seed), unit="ratio", epoch=2)
     return Outcome("row", seed, epochs, [gate], step_ms=2.0 + seed)
 
 
@@ -232,7 +232,7 @@ class TestCommand:
         write(folder / "bad", {"tasks": tasks, "model.init.heads": "default"})
         paths = ["good/spec.json", "bad/spec.json"]
         ended = job(folder, "compare", *paths, "--seeds", "2", "--workers", "2", "--json")
-        assert ended.returncode == 0, ended.stderr
+        assert ended.returncode == 1, ended.stderr
         assert "4/4 " in ended.stderr
         return folder, [json.loads(line) for line in ended.stdout.splitlines()]
 

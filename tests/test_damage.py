@@ -128,7 +128,7 @@ def test_no_checkpoint_left(
         assert process.wait() == 1
         assert f"no checkpoint of run {run.key} is intact; tried" in process.err
         assert all(f"checkpoints/{folder.name}" in process.err for folder in folders)
-        assert '"event": "step"' not in process.out
+        assert '"event":"step"' not in process.out
     assert run.named == {stored.newest.folder, stored.older.folder}
     folders[0].joinpath("model.safetensors").write_bytes(whole)
     process = run.start()
@@ -247,7 +247,7 @@ def test_finished_run(
             run.result()
     process = run.start()
     assert process.wait() == 0, process.err
-    assert '"event": "step"' not in process.out
+    assert '"event":"step"' not in process.out
     result = run.result()
     assert result is not None
     assert (result["checkpoint"], result["steps"]) == (before["checkpoint"], before["steps"])

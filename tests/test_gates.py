@@ -124,7 +124,7 @@ def test_a_verdict_goes_on_from_its_results() -> None:
 def test_gates_in_words() -> None:
     """Each kind of gate as a person would say it."""
     assert words(DROP) == "a drops > 20% by epoch 5 (train)"
-    assert words(SKILL) == "a skill > 0 by epoch 5 (validation)"
+    assert words(SKILL) == "a skill > 0% by epoch 5 (validation)"
     assert words(RATIO) == "gradient of a / b at z within 0.5-2 at the last epoch"
     told = words(gate(ratio=("a", "b"), between=(0.5, 2.0), at="head", by_epoch=3))
     assert told == "gradient of a / b at head within 0.5-2 at epoch 3"

@@ -112,6 +112,7 @@ def test_it_is_rebuilt(tmp_path: Path, how: str) -> None:
     head = rebuilt(store, RUN)
     assert head is not None
     assert head.checkpoints == before.checkpoints
+    assert head.best == before.best
     assert (head.epoch, head.spec_hash) == (before.epoch, before.spec_hash)
     document = HeadDocument(store, RUN, fenced=True)
     if how == "damaged":

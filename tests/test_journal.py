@@ -100,7 +100,9 @@ def step(**values: float | None) -> Step:
 
 def gate(measured: float | None) -> GateResult:
     """A gate's verdict."""
-    return GateResult(gate="a drops > 20% by epoch 5", passed=False, measured=measured, epoch=5)
+    return GateResult(
+        gate="a drops > 20% by epoch 5", passed=False, measured=measured, unit="share", epoch=5
+    )
 
 
 def finished(error: str | None = None, measured: float | None = 0.1) -> RunFinished:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -129,6 +130,24 @@ def test_taking_over_does_not_wait(tmp_path: Path) -> None:
     begun = time.monotonic()
     assert lease(store, 60).acquire(0, take_over=True) == 2
     assert time.monotonic() - begun < 5
+    with pytest.raises(Fenced):
+        first.renew()
+
+
+def test_a_renewal_does_not_keep_out_who_takes_over(tmp_path: Path) -> None:
+    """A holder that renews between the look at its lease and the taking of it is fenced as well."""
+    store = DirectoryStore(tmp_path)
+    first, second = lease(store, 60), lease(store, 60)
+    first.acquire(0, take_over=False)
+    read, renewals = second.document.read, iter([first.renew, first.renew])
+
+    def read_too_early() -> dict[str, Any] | None:
+        found = read()
+        next(renewals, lambda: None)()
+        return found
+
+    second.document.read = read_too_early  # type: ignore[method-assign]  # a race, made certain
+    assert second.acquire(0, take_over=True) == 2
     with pytest.raises(Fenced):
         first.renew()
 

@@ -74,7 +74,7 @@ def test_grace_is_kept(
     process = run.start("--grace", "1")
     until(lambda: "checkpoint.saved" in process.out)
     proxy.rule = lambda _: fault
-    step = process.out.count('"event": "step"') + 5
+    step = process.out.count('"event":"step"') + 5
     process.until_step(step)
     begun = time.monotonic()
     process.signal(signal.SIGTERM)
