@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import re
-import secrets
 import signal
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,12 +14,12 @@ import typer
 from job.faults import InputError
 from job.read_spec import read_spec
 from job.read_spec import schema as spec_schema
+from job.run_id import FORM, RULE, new_run_id
 
 # Loading torch takes seconds; what does without it must not pay. So the commands that train import
 # it themselves.
 
 FAILED, INVALID, INTERRUPTED = 1, 2, 75
-RUN_ID = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?")
 
 app = typer.Typer(
     name="python -m job",
@@ -69,8 +66,8 @@ def run(
     if run_id and resume:
         raise typer.BadParameter("choose one of --run-id and --resume")
     name = run_id or resume or new_run_id()
-    if not RUN_ID.fullmatch(name):
-        raise typer.BadParameter(f"a run id is of a-z, 0-9 and -, at most 64; found {name!r}")
+    if not FORM.fullmatch(name):
+        raise typer.BadParameter(f"{RULE}; found {name!r}")
     # Until the run has its own handlers nothing is lost by a signal: it is resumable at once.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(INTERRUPTED))
@@ -170,11 +167,6 @@ def compare(
         table(summary(results))
     if any(result.error for result in results):
         raise typer.Exit(FAILED)
-
-
-def new_run_id() -> str:
-    """Sortable by time, and not taken by another run of the same second."""
-    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
 def main(argv: list[str] | None = None) -> Any:

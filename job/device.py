@@ -5,11 +5,17 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from typing import Literal
 
 import torch
 
 from job.faults import Fault, InputError
 from job.spec import Train
+
+OUT_OF_MEMORY = "can't allocate memory"
+"""In the text of what torch's CPU allocator raises, which has no type of its own."""
+FAULTS = ("CUDA error", "CUDNN_STATUS", "CUBLAS_STATUS", "NCCL error")
+"""The same of CUDA's libraries."""
 
 
 def settle(train: Train) -> torch.device:
@@ -37,6 +43,19 @@ def settle(train: Train) -> torch.device:
     torch.backends.cudnn.deterministic = train.deterministic
     _keep_memory()
     return torch.device(wanted)
+
+
+def device_fault(error: Exception) -> Literal["oom", "failed"] | None:
+    """What befell the device or its memory; None where the error tells of something else.
+
+    A new process may do better: after a CUDA error this one cannot.
+    """
+    if isinstance(error, torch.OutOfMemoryError) or OUT_OF_MEMORY in str(error):
+        return "oom"
+    if isinstance(error, torch.AcceleratorError):
+        return "failed"
+    marked = isinstance(error, RuntimeError) and any(mark in str(error) for mark in FAULTS)
+    return "failed" if marked else None
 
 
 def _keep_memory() -> None:

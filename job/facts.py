@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import platform
-from importlib import metadata
 
 import torch
 
 from job.events import RunStarted, TaskFacts
 from job.train import Training
-
-VERSION = metadata.version("evengrad")
+from job.version import VERSION
 
 
 def started(training: Training, resumed: int | None) -> RunStarted:

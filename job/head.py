@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from job.document import Body, Document, Fenced
+from job.events import RunFinished, fields
 from job.store import Store
 
 
@@ -55,6 +56,13 @@ class Head(BaseModel):
         older = [other for other in self.checkpoints if other.step < kept.step]
         best = self.best if self.best and self.best.step <= kept.step else None
         return self.model_copy(update={"checkpoints": [kept, *older], "best": best})
+
+    def ended(self, run_id: str, event: RunFinished) -> Head:
+        """With the end, as `result.json` will tell it."""
+        result = {"run_id": run_id, "spec_hash": self.spec_hash, **fields(event)}
+        del result["event"]
+        result["checkpoint"] = self.checkpoints[0].folder if self.checkpoints else None
+        return self.model_copy(update={"finished": result})
 
 
 class HeadDocument:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 import traceback
@@ -10,11 +11,11 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-import torch
 from pydantic import BaseModel
 
 from job.checkpoint import Facts, Publisher, Restored, manifest, restore
 from job.claim import Claim, write_result
+from job.device import device_fault
 from job.document import Body, Damaged, Document, Fenced
 from job.events import (
     Alarm,
@@ -23,20 +24,21 @@ from job.events import (
     Reason,
     RunFinished,
     Superseded,
-    fields,
 )
-from job.facts import VERSION, started
+from job.facts import started
 from job.grace import Grace
 from job.heart import Heart
+from job.heartbeat import Beat, beating, path_of
 from job.journal import Journal, Sink
 from job.ledger import NotFinite
 from job.records import Records, UploadFailed
 from job.snapshot import Snapshot
 from job.store import StoreError, Unavailable
 from job.train import Interrupted, Training
+from job.version import VERSION
 
-PASSED, FAILED, GATES_FAILED, INTERRUPTED = 0, 1, 6, 75
-"""Exit codes."""
+PASSED, FAILED, GATES_FAILED, DEVICE_FAILED, INTERRUPTED = 0, 1, 6, 71, 75
+"""Exit codes. DEVICE_FAILED: only to a supervisor, which starts the trainer again."""
 
 
 class End(NamedTuple):
@@ -95,7 +97,7 @@ class Run:
 
     def execute(self) -> int:
         """Restore and train; turn every way to end into a recorded end and an exit code."""
-        with self.grace.heeded():
+        with self.grace.heeded(), beating(path_of(os.environ), self._sign):
             try:
                 self._begin()
                 end = self._train()
@@ -106,16 +108,19 @@ class Run:
                 raise
             except NotFinite as fault:
                 end = End("failed", FAILED, str(fault))
-            except torch.OutOfMemoryError as fault:
-                end = End("oom", FAILED, str(fault).splitlines()[0])
             except (UploadFailed, StoreError) as fault:
                 end = End("upload_failed", FAILED, str(fault), final=False)
             except Damaged as fault:
                 end = End("failed", FAILED, str(fault), final=False)
             except Exception as fault:
-                traceback.print_exc()
-                error = f"{type(fault).__name__}: {fault}"
-                end = End("failed", FAILED, error, final=self.publisher is not None)
+                failed = device_fault(fault)
+                if failed and path_of(os.environ) is not None:
+                    return self._device_failed(failed, fault)
+                if failed is None:
+                    traceback.print_exc()
+                error = f"{type(fault).__name__}: {fault}".splitlines()[0]
+                final = bool(failed) or self.publisher is not None
+                end = End(failed or "failed", FAILED, error, final)
             return self._finish(end)
 
     def _begin(self) -> None:
@@ -231,6 +236,10 @@ class Run:
         """Steps that the newest checkpoint in the store holds."""
         return self.head.body.checkpoints[0].step if self.head.body.checkpoints else None
 
+    def _sign(self) -> Beat:
+        """Of life, for a supervisor."""
+        return Beat(self.phase, self.training.at.step)
+
     def _status(self) -> Body:
         at, total = self.training.at, self.training.total_steps
         eta = at.seconds / at.step * (total - at.step) if at.step and at.seconds else None
@@ -275,6 +284,17 @@ class Run:
             self.records.keep()
         self._tell_interruption(f"; the grace is over, what is not stored lies in {self.spool}")
 
+    def _device_failed(self, reason: Reason, fault: Exception) -> int:
+        """Leave it to the supervisor to go on from the newest checkpoint with a new process."""
+        self.phase = reason
+        self._beat_once()
+        self._silence()
+        self._give_back()
+        print(
+            f"run {self.run_id}: {type(fault).__name__}: {fault}".splitlines()[0], file=sys.stderr
+        )
+        return DEVICE_FAILED
+
     def _beat_once(self) -> None:
         with suppress(StoreError, UploadFailed):
             self.heart.beat()
@@ -283,7 +303,7 @@ class Run:
         """Last checkpoint and events are stored: record the end, in the head first."""
         at = self.training.at
         self.phase = end.reason
-        with suppress(NotFinite):  # told already, if so
+        with suppress(NotFinite, RuntimeError):  # told already; or the device is gone
             self.training.fetch(self._emit)
         event = RunFinished(
             reason=end.reason,
@@ -321,11 +341,7 @@ class Run:
 
     def _record(self, event: RunFinished) -> None:
         self._store_events()
-        head = self.head.body
-        result = {"run_id": self.run_id, "spec_hash": head.spec_hash, **fields(event)}
-        del result["event"]
-        result["checkpoint"] = head.checkpoints[0].folder if head.checkpoints else None
-        self.head.write(head.model_copy(update={"finished": result}))
+        self.head.write(self.head.body.ended(self.run_id, event))
         write_result(self.store, self.run, self.head.body)
 
     def _patiently(self, act: Callable[[], None]) -> None:

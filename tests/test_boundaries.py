@@ -14,15 +14,17 @@ import pytest
 from tests.command import ROOT, environment
 
 LAYERS = {
-    "spec": "faults strict_json spec spec_types spec_faults spec_diff read_spec",
+    "spec": "version run_id faults strict_json spec spec_types spec_faults spec_diff read_spec",
     "events": "events event_schema journal show",
     "store": "store store_directory store_s3 s3_errors",
-    "records": "document head lease snapshot records checkpoint heart history rebuild claim grace",
+    "records": "document head lease snapshot records checkpoint heart history rebuild claim grace "
+    "heartbeat",
     "data": "data_file cells sheet bars series arrays target data",
     "network": "tasks model baseline gradients precision balance balance_torchjd device",
     "step": "step optimizer ledger gates evaluate position",
     "train": "train",
     "uses of it": "facts run compare summary",
+    "container": "boot conclude pod supervise",
     "command line": "__main__",
 }
 """From the lowest: a module imports from its own layer and from those above it in this list."""
@@ -111,6 +113,7 @@ def test_the_job_never_imports_deploy_or_tests() -> None:
 def test_reading_loads_no_torch(tmp_path: Path) -> None:
     """Specs, events, stores and histories can be read where torch is not even installed."""
     modules = [*LAYERS["spec"].split(), *LAYERS["events"].split(), "store", "history"]
+    modules += ["heartbeat", "supervise"]
     code = f"""
 import importlib, sys
 for module in {modules}:

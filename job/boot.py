@@ -1,0 +1,100 @@
+"""What must hold before a container trains anything, found without loading torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from job.claim import finished_code
+from job.document import Damaged, Document
+from job.faults import InputError
+from job.head import HeadDocument
+from job.read_spec import read_spec
+from job.run_id import FORM, RULE
+from job.spec import JobSpec
+from job.store import Store, StoreError, open_store
+
+FAILED, INVALID = 1, 2
+UNRESOLVED = "{{ RUNPOD_SECRET_"
+"""How a value begins that RunPod should have replaced by a secret."""
+BUILD = "/job/build.json"
+"""What the image says of itself."""
+
+
+class NotAdmitted(Exception):
+    """Nothing is to be trained; `code` is the container's exit code."""
+
+    def __init__(self, code: int, why: str) -> None:
+        super().__init__(why)
+        self.code = code
+
+
+class Admitted(NamedTuple):
+    """What the container may train."""
+
+    spec: JobSpec
+    store: Store
+    boots: int
+    """Since the run last had a new checkpoint, this one included."""
+
+
+def admit(environment: Mapping[str, str], path: Path, url: str, run_id: str) -> Admitted:
+    """Look at secrets, spec, image and store; raises NotAdmitted."""
+    if names := unresolved(environment):
+        why = f"{', '.join(names)}: RunPod did not fill in the secret; create one of that name"
+        raise NotAdmitted(FAILED, why)
+    if not FORM.fullmatch(run_id):
+        raise NotAdmitted(INVALID, f"RUN_ID: {RULE}; found {run_id!r}")
+    try:
+        spec = read_spec(path)
+        _check_baked(path, environment)
+        store, run = open_store(url), f"{spec.name}/{run_id}"
+        code = finished_code(store, run)
+        if code is not None:
+            raise NotAdmitted(code, f"run {run_id} has finished; nothing is trained")
+        return Admitted(spec, store, count_boot(store, run))
+    except InputError as error:
+        raise NotAdmitted(INVALID, "\n".join(map(str, error.faults))) from error
+    except StoreError as error:
+        raise NotAdmitted(FAILED, str(error)) from error
+
+
+def unresolved(environment: Mapping[str, str]) -> list[str]:
+    """Variables whose secret was not filled in, by name; values are never told."""
+    return sorted(name for name, value in environment.items() if value.startswith(UNRESOLVED))
+
+
+def _check_baked(path: Path, environment: Mapping[str, str]) -> None:
+    """Refuse a spec that is not the one that the image was built with."""
+    build = Path(environment.get("EVENGRAD_BUILD", BUILD))
+    if environment.get("EVENGRAD_ANY_SPEC") == "1" or not build.exists():
+        return
+    baked = json.loads(build.read_text())["spec_sha256"]
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if baked != found:
+        raise NotAdmitted(
+            INVALID,
+            f"{path} has SHA-256 {found[:12]}…, the image was built with {baked[:12]}…; build an "
+            "image with this spec, or set EVENGRAD_ANY_SPEC=1",
+        )
+
+
+def count_boot(store: Store, run: str) -> int:
+    """Count this boot in `boots.json`; the count begins anew with every new checkpoint.
+
+    Raises StoreError.
+    """
+    document = Document(store, f"{run}/boots.json", fenced=False)
+    step, known = 0, {"step": -1, "boots": 0}
+    with suppress(Damaged):
+        known = document.read() or known
+    with suppress(Damaged):
+        head = HeadDocument(store, run, fenced=False).read()
+        step = head.checkpoints[0].step if head is not None and head.checkpoints else 0
+    boots = int(known["boots"]) + 1 if step <= known["step"] else 1
+    document.write({"schema": 1, "step": step, "boots": boots})
+    return boots

@@ -1,0 +1,3 @@
+"""The version of evengrad."""
+
+VERSION = "0.1.0"
