@@ -53,7 +53,8 @@ def run(
         bool, typer.Option("--take-over", help="Do not wait for a holder that may be alive.")
     ] = False,
     grace: Annotated[
-        float, typer.Option(min=0, help="Seconds that a signal leaves for a last checkpoint.")
+        float,
+        typer.Option(min=0, max=86400, help="Seconds that a signal leaves for a last checkpoint."),
     ] = 5.0,
     as_json: Json = False,
     pretty: Annotated[
@@ -63,21 +64,22 @@ def run(
     """Train a spec and end with the verdict of its gates."""
     if as_json and pretty:
         raise typer.BadParameter("choose one of --json and --pretty")
-    if run_id and resume:
+    if run_id is not None and resume is not None:
         raise typer.BadParameter("choose one of --run-id and --resume")
-    name = run_id or resume or new_run_id()
+    named = run_id if resume is None else resume
+    name = new_run_id() if named is None else named
     if not FORM.fullmatch(name):
         raise typer.BadParameter(f"{RULE}; found {name!r}")
     # Until the run has its own handlers nothing is lost by a signal: it is resumable at once.
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: sys.exit(INTERRUPTED))
+        signal.signal(number, _interrupted)
     job = read_spec(spec)
 
     from job.claim import Finished, claim, finished_code
     from job.store import open_store
 
     where, key = open_store(store), f"{job.name}/{name}"
-    code = finished_code(where, key)
+    code = finished_code(where, key, job)
     if code is not None:
         typer.echo(f"run {name} has finished; its exit code was {code}", err=True)
         raise typer.Exit(code)
@@ -99,6 +101,11 @@ def run(
     finally:
         if readable is not None:
             readable.close()
+
+
+def _interrupted(*_: object) -> None:
+    print("interrupted before the run began; nothing was written", file=sys.stderr)
+    sys.exit(INTERRUPTED)
 
 
 @app.command()
@@ -186,6 +193,11 @@ def main(argv: list[str] | None = None) -> Any:
     except (Refused, Held, Fenced, Damaged, StoreError) as refusal:
         print(f"evengrad: {refusal}", file=sys.stderr)
         sys.exit(FAILED)
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+            print(f"evengrad: out of memory: {str(error).splitlines()[0]}", file=sys.stderr)
+            sys.exit(FAILED)
+        raise
     except InputError as error:
         for fault in error.faults:
             print(fault, file=sys.stderr)

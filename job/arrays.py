@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 import math
+import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
-from zipfile import BadZipFile
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,7 @@ from job.faults import Fault, InputError
 
 Array = NDArray[Any]
 _Names = list[str]
+REWRITE = "write the data in one of these formats"
 
 
 def read_arrays(shown: str, folder: Path, wanted: set[str]) -> tuple[dict[str, Array], _Names]:
@@ -34,7 +35,7 @@ def read_arrays(shown: str, folder: Path, wanted: set[str]) -> tuple[dict[str, A
     suffix = Path(shown).suffix.lower()
     if suffix not in _READERS:
         ends = " or ".join(_READERS)
-        raise InputError([Fault("$.data.path", f'"{shown}"', f"must end in {ends}", "rename it")])
+        raise InputError([Fault("$.data.path", f'"{shown}"', f"must end in {ends}", REWRITE)])
     kind, read, errors = _READERS[suffix]
     with _open(shown, folder) as file:
         try:
@@ -86,6 +87,9 @@ def _download(url: str) -> bytes:
 
 
 def _npz(file: IO[bytes], shown: str, wanted: set[str]) -> tuple[dict[str, Array], _Names]:
+    if not zipfile.is_zipfile(file):
+        raise ValueError("not an archive of arrays")
+    file.seek(0)
     stored = np.load(file, allow_pickle=False)
     if isinstance(stored, np.ndarray):
         raise ValueError("a single array without a name")
@@ -148,7 +152,7 @@ def _unreadable(shown: str, name: str, found: str, row: int | None = None) -> In
 
 _Reader = Callable[[IO[bytes], str, set[str]], tuple[dict[str, Array], _Names]]
 _READERS: dict[str, tuple[str, _Reader, tuple[type[Exception], ...]]] = {
-    ".npz": (".npz", _npz, (OSError, ValueError, EOFError, BadZipFile, zlib.error)),
+    ".npz": (".npz", _npz, (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)),
     ".safetensors": (".safetensors", _safetensors, (SafetensorError,)),
     ".parquet": ("Parquet file", _parquet, (OSError, pa.ArrowException)),
 }

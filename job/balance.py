@@ -7,6 +7,7 @@ tests/test_balance.py then covers it.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import assert_never
@@ -120,7 +121,7 @@ class BatchMean(Fixed):
 
 
 class Uncertainty(Fixed):
-    """Learned homoscedastic uncertainty (Kendall, Gal and Cipolla 2018, equation 10).
+    """Learned homoscedastic uncertainty (Kendall, Gal and Cipolla 2018, equation 7).
 
     objective = Σ w_k (½ exp(−s_k) L_k + ½ s_k) over the log variances s, so task k weighs
     w_k ½ exp(−s_k). At rest exp(s_k) = L_k: the weight is w_k / (2 L_k), the loss normalised,
@@ -157,6 +158,7 @@ class GradientNorm(Fixed):
     def __init__(self, weights: Sequence[float], momentum: float) -> None:
         super().__init__(weights)
         self.momentum = momentum
+        self.log_momentum = math.log(momentum) if momentum > 0 else -math.inf
         self.register_buffer("norm", torch.zeros(self.tasks))
         self.register_buffer("steps", torch.zeros(self.tasks, dtype=torch.int64))
 
@@ -167,7 +169,9 @@ class GradientNorm(Fixed):
         self.norm.copy_(torch.where(norm > 0, moved, self.norm))
         self.steps += norm > 0
         known = self.steps > 0
-        n = self.norm / torch.where(known, 1 - self.momentum**self.steps, 1.0)
+        # In float32, 1 − momentum^steps would be 0 for a momentum near 1.
+        seen = -torch.expm1(self.steps.double() * self.log_momentum)
+        n = self.norm / torch.where(known, seen, 1.0).to(self.norm.dtype)
         mean = n.sum() / known.sum().clamp(min=1)
         return self.weights * torch.where(known, mean / torch.maximum(n, TINY * mean), 1.0)
 

@@ -10,6 +10,9 @@ from torch import Tensor
 from job.spec import Huber, Loss, Task
 from job.tasks import mean_loss
 
+SURE = 40.0
+"""Logit that stands for certainty: what it misses, exp(-40), is less than a float can show."""
+
 
 @dataclass(frozen=True)
 class Baseline:
@@ -28,37 +31,47 @@ class Baseline:
         return self.constant[split]
 
 
-def fit(task: Task, train: Tensor, validation: Tensor) -> Baseline:
-    """Baselines of a task from its targets [N, …] (see job.data.Split)."""
-    splits = {"train": train, "validation": validation}
-    flat = {name: y.flatten(0, 1) if task.level == "step" else y for name, y in splits.items()}
+def fit(task: Task, train: Tensor, validation: Tensor, measured: Tensor | None = None) -> Baseline:
+    """Baselines of a task from its targets [N, …] (see job.data.Split).
+
+    measured: those training targets that the training loss is measured on, if not on all.
+    """
+    splits = {"train": train if measured is None else measured, "validation": validation}
+    flat = {name: _flat(task, y) for name, y in splits.items()}
     return Baseline(
-        constant=_score(task, flat),
-        per_position=_score(task, splits) if task.level == "step" else None,
+        constant=_score(task, _flat(task, train), flat),
+        per_position=_score(task, train, splits) if task.level == "step" else None,
     )
 
 
-def _score(task: Task, splits: dict[str, Tensor]) -> dict[str, float]:
-    guess = best_constant(task.loss, task.outputs, splits["train"])
-    return {
-        name: mean_loss(task.loss, guess.float().expand(len(y), *guess.shape[1:]), y).item()
-        for name, y in splits.items()
-    }
+def _flat(task: Task, target: Tensor) -> Tensor:
+    return target.flatten(0, 1) if task.level == "step" else target
 
 
-def best_constant(loss: Loss, outputs: int, target: Tensor) -> Tensor:
+def _score(task: Task, train: Tensor, splits: dict[str, Tensor]) -> dict[str, float]:
+    scores = {}
+    for name, y in splits.items():
+        # Exact where it was fitted; elsewhere a class that was never seen must not cost infinity.
+        pseudo = 0.0 if name == "train" else 1.0
+        guess = best_constant(task.loss, task.outputs, train, pseudo).float()
+        scores[name] = mean_loss(task.loss, guess.expand(len(y), *guess.shape[1:]), y).item()
+    return scores
+
+
+def best_constant(loss: Loss, outputs: int, target: Tensor, pseudo: float = 0.0) -> Tensor:
     """The prediction [1, …, O] that minimises the loss over dimension 0 of the target.
 
-    Logits for the categorical losses, from frequencies with one pseudo-count in all, so that a
-    class unseen in training costs a finite loss.
+    Logits for the categorical losses, from frequencies with `pseudo` counts in all, spread evenly
+    over the classes; finite in any case.
     """
     n = target.shape[0]
     match loss.kind:
         case "cross_entropy":
             counts = torch.nn.functional.one_hot(target, outputs).double().sum(0, keepdim=True)
-            return ((counts + 1 / outputs) / (n + 1)).log()
+            return ((counts + pseudo / outputs) / (n + pseudo)).log().clamp(min=-SURE)
         case "binary_cross_entropy":
-            return ((target.double().sum(0, keepdim=True) + 0.5) / (n + 1)).logit()
+            ones = target.double().sum(0, keepdim=True)
+            return ((ones + pseudo / 2) / (n + pseudo)).logit().clamp(-SURE, SURE)
         case "mse":
             return target.double().mean(0, keepdim=True)
         case "mae":

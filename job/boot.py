@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from job.claim import finished_code
+from job.claim import Refused, finished_code
 from job.document import Damaged, Document
 from job.faults import InputError
 from job.head import HeadDocument
@@ -53,13 +53,13 @@ def admit(environment: Mapping[str, str], path: Path, url: str, run_id: str) -> 
         spec = read_spec(path)
         _check_baked(path, environment)
         store, run = open_store(url), f"{spec.name}/{run_id}"
-        code = finished_code(store, run)
+        code = finished_code(store, run, spec)
         if code is not None:
             raise NotAdmitted(code, f"run {run_id} has finished; nothing is trained")
         return Admitted(spec, store, count_boot(store, run))
     except InputError as error:
         raise NotAdmitted(INVALID, "\n".join(map(str, error.faults))) from error
-    except StoreError as error:
+    except (StoreError, Refused) as error:
         raise NotAdmitted(FAILED, str(error)) from error
 
 

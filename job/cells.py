@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 
 import numpy as np
@@ -84,7 +85,7 @@ def _format_fault(date_format: str | None) -> Fault | None:
     try:
         if date_format:
             datetime.strptime(datetime(2000, 1, 2).strftime(date_format), date_format)
-    except ValueError as error:
+    except (ValueError, re.error) as error:
         found, rule = f'"{date_format}" ({error})', "must be a strptime format"
         return Fault("$.data.date_format", found, rule, "write it like %m/%d/%Y")
     return None

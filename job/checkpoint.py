@@ -120,8 +120,9 @@ class Publisher:
         return self._waiting is None and self._flying is None
 
     def _work(self) -> None:
-        # Linux schedules each thread by its own niceness: hashing yields to training.
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+        with suppress(OSError):  # where the process is nicer still
+            # Linux schedules each thread by its own niceness: hashing yields to training.
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting is not None or self._closing)

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from job.document import Damaged, Fenced, seal
-from job.faults import InputError
+from job.faults import Fault, InputError
 from job.head import Head, HeadDocument, delete_checkpoint
 from job.history import last_seq, valid_segments
 from job.lease import Lease
 from job.rebuild import rebuilt
-from job.records import spool_of, upload
+from job.records import Segment, spool_of, upload
 from job.spec import JobSpec
 from job.spec_diff import differences
-from job.store import Store, StoreError
+from job.store import Missing, Store, StoreError
 
 
 class Refused(Exception):
@@ -50,15 +50,20 @@ class Claim:
     """Kind and message of what was found amiss."""
 
 
-def finished_code(store: Store, run: str) -> int | None:
-    """The exit code of a finished run, None for any other; completes a `result.json` left out.
+def finished_code(store: Store, run: str, spec: JobSpec) -> int | None:
+    """The exit code of a finished run, None for any other.
 
-    Raises StoreError.
+    Completes a `result.json` that was left out, and a spec.json that is not as it was written.
+
+    Raises StoreError; InputError where the run belongs to another spec.
     """
     head = HeadDocument(store, run, fenced=False)
     with suppress(Damaged):  # taking the run will deal with it
         found = head.read()
         if found is not None and found.finished is not None:
+            _same_spec(store, spec, run, found)
+            if _stored_spec(store, run) != spec.canonical().encode():
+                store.put(f"{run}/spec.json", spec.canonical().encode())
             write_result(store, run, found)
             return int(found.finished["exit_code"])
     return None
@@ -85,7 +90,7 @@ def claim(store: Store, spec: JobSpec, run: str, *, take_over: bool, must_exist:
     lease = Lease(store, run, spec.checkpoint.lease_seconds, fenced)
     lease.acquire(head.epoch if head else 0, take_over, _say_waiting)
     last = _enter_soon(spec, document, lease, alarms)
-    _sweep(store, run, document)
+    _sweep(store, run, document, lease.epoch)
     if not fenced:
         why = "the store ignores conditional writes: a second process would not be noticed"
         alarms.append(("unfenced", why))
@@ -125,11 +130,19 @@ def _read(
 def _same_spec(store: Store, spec: JobSpec, run: str, head: Head | None) -> None:
     if head is None or head.spec_hash == spec.content_hash():
         return
-    with suppress(StoreError, ValueError):
+    faults: list[Fault] = []
+    with suppress(StoreError, ValueError):  # it may be gone, or damaged
         before = json.loads(store.get(f"{run}/spec.json").data)
-        if faults := differences(before, json.loads(spec.canonical())):
-            raise InputError(faults)
+        faults = list(differences(before, json.loads(spec.canonical())))
+    if faults:
+        raise InputError(faults)
     raise Refused("the run was begun with another spec; give the new spec another run id")
+
+
+def _stored_spec(store: Store, run: str) -> bytes | None:
+    with suppress(Missing):
+        return store.get(f"{run}/spec.json").data
+    return None
 
 
 def _enter_soon(
@@ -152,27 +165,33 @@ def _enter(
     """Make the head say who writes from now on; returns the last event that counts."""
     store, run = document.store, document.run
     head, _ = _read(store, run, document)  # it may have moved while the lease was waited for
+    _same_spec(store, spec, run, head)
     if head is not None and head.finished is not None:
         lease.release()
         raise Finished(head.finished["exit_code"])
-    _same_spec(store, spec, run, head)
-    last = _settle_events(store, run, head, alarms)
+    last = _settle_events(store, run, head, lease.epoch, alarms)
     fences = dict(head.fences) if head else {}
     fences |= {past: last for past in range(1, lease.epoch) if past not in fences}
+    if head is not None and _stored_spec(store, run) != spec.canonical().encode():
+        alarms.append(("spec_damaged", "spec.json was missing or damaged; it is written anew"))
     store.put(f"{run}/spec.json", spec.canonical().encode())
     body = head or Head(epoch=lease.epoch, spec_hash=spec.content_hash())
     document.write(body.model_copy(update={"epoch": lease.epoch, "fences": fences}))
     return last
 
 
-def _settle_events(store: Store, run: str, head: Head | None, alarms: list[tuple[str, str]]) -> int:
+def _settle_events(
+    store: Store, run: str, head: Head | None, epoch: int, alarms: list[tuple[str, str]]
+) -> int:
     """The last event that counts, now that an earlier process can write none that does."""
-    spool = spool_of(store, run)
+    spooled = [Segment.named(str(path)) for path in spool_of(store, run).glob("*.jsonl")]
+    earlier = sorted(Path(s.key) for s in spooled if s is not None and s.epoch < epoch)
     if head is None:  # what waits there is of a run of this name that the store lost
-        shutil.rmtree(spool, ignore_errors=True)
+        for path in earlier:
+            path.unlink(missing_ok=True)
         return last_seq(store, run, {})
     # What an earlier process could not send from this machine, before it is settled what counts.
-    upload(store, run, sorted(spool.glob("*.jsonl")))
+    upload(store, run, earlier)
     try:
         valid_segments(store, run, head.fences)
     except Damaged as damaged:
@@ -185,12 +204,17 @@ def _say_waiting(seconds: float) -> None:
     print(f"waiting {seconds:g} s: the run's last holder may be alive", file=sys.stderr)
 
 
-def _sweep(store: Store, run: str, document: HeadDocument) -> None:
-    """Remove what earlier attempts left half done: nothing that the head names."""
+def _sweep(store: Store, run: str, document: HeadDocument, epoch: int) -> None:
+    """Remove what earlier attempts left half done: nothing that the head names.
+
+    Nothing of this epoch or a later one either: this process may have lost the run by now, and
+    who has taken it publishes under its own epoch.
+    """
     store.abort_uploads(f"{run}/")
     folders = {
         "/".join(entry.key.removeprefix(f"{run}/").split("/")[:2])
         for entry in store.list(f"{run}/checkpoints/")
     }
     for folder in sorted(folders - document.body.named()):
-        delete_checkpoint(store, run, folder)
+        if int(folder.rpartition("-")[2]) < epoch:
+            delete_checkpoint(store, run, folder)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 import multiprocessing
+import signal
 import statistics
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from job.events import Epoch, GateResult, Step
-from job.faults import InputError
+from job.faults import Fault, InputError
 from job.read_spec import parse_spec
 from job.spec import JobSpec
 
@@ -68,6 +70,9 @@ def variants(specs: Mapping[Path, JobSpec], balance: str) -> list[Variant]:
 def _balanced(spec: JobSpec, name: str) -> JobSpec:
     kind, _, method = name.partition(":")
     chosen: dict[str, Any] = {"kind": kind}
+    if kind == "torchjd" and not method:
+        rule, remedy = "torchjd is many weightings", "name one, such as torchjd:UPGrad"
+        raise InputError([Fault(f"--balance {name}", "no method", rule, remedy)])
     if kind == "torchjd":
         chosen["method"] = method
     elif weights := getattr(spec.balance, "weights", None):
@@ -103,7 +108,8 @@ def compare(
     results = []
     check(rows)
     # Spawned, since a forked child of a process that has used torch may hang.
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, spawn, _die_of_interrupts) as pool, _none_left(pool):
         futures = {pool.submit(train, row, seed, workers > 1): (row, seed) for row, seed in jobs}
         for done, future in enumerate(as_completed(futures), 1):
             try:
@@ -116,6 +122,22 @@ def compare(
             progress(f"{done}/{len(jobs)} {outcome.variant}, seed {outcome.seed}: {end}")
     order = {row.name: i for i, row in enumerate(rows)}
     return sorted(results, key=lambda o: (order[o.variant], o.seed))
+
+
+def _die_of_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@contextmanager
+def _none_left(pool: ProcessPoolExecutor) -> Iterator[None]:
+    """Where this process is interrupted, let no run go on without it."""
+    try:
+        yield
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for worker in multiprocessing.active_children():
+            worker.kill()
+        raise
 
 
 def train(row: Variant, seed: int, one_thread: bool) -> Outcome:

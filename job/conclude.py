@@ -25,7 +25,7 @@ def conclude(
     try:
         claimed = claim(store, spec, run, take_over=True, must_exist=False)
     except Finished:
-        return finished_code(store, run) or 0
+        return finished_code(store, run, spec) or 0
     event = _end(spec, read_history(store, run), reason, code, error)
     _record(claimed, run_id, event, spec.checkpoint.offline_minutes * 60)
     write_result(store, run, claimed.head.body)

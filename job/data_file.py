@@ -17,15 +17,18 @@ TOLD = 10
 
 def check_file(path: Path, shown: str) -> None:
     """Raise InputError unless `path`, written by the user as `shown`, is a file with content."""
-    if path.is_dir():
-        _refuse(shown, "a directory", "must be a file")
     try:
+        if path.is_dir():
+            _refuse(shown, "a directory", "must be a file")
         with path.open("rb") as file:
             content = file.read(1)
     except FileNotFoundError:
         _refuse(shown, f"no file at {path.absolute()}", "the file must exist")
-    except OSError as error:
-        _refuse(shown, f"an error: {error.strerror}", "the file must be readable")
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:  # a path may be one that no system takes
+        why = getattr(error, "strerror", None) or error
+        _refuse(shown, f"an error: {why}", "the file must be readable")
     if not content:
         _refuse(shown, "an empty file", "must hold data")
 

@@ -46,6 +46,8 @@ class Document:
 
     def __init__(self, store: Store, key: str, fenced: bool = True) -> None:
         self.store, self.key, self.fenced = store, key, fenced
+        self.damaged = False
+        """Whether it was when it was last read."""
         self._etag: str | None = None
         self._unsure: list[bytes] = []
         """Written since the last answer came: any of it may lie there."""
@@ -55,13 +57,18 @@ class Document:
 
         Raises Damaged; a write then replaces the damaged version.
         """
+        self.damaged = False
         try:
             found = self.store.get(self.key)
         except Missing:
             self._etag = None
             return None
         self._etag = found.etag
-        return unseal(found.data, f"{self.store.url}/{self.key}")
+        try:
+            return unseal(found.data, f"{self.store.url}/{self.key}")
+        except Damaged:
+            self.damaged = True
+            raise
 
     def write(self, body: Body) -> None:
         """Replace the version last read or written here; raises Fenced where it is another by now.

@@ -31,9 +31,7 @@ def evaluate(
 ) -> Losses:
     """Mean losses over at most `most` samples of a split, evenly spaced; fp32, without dropout."""
     total = torch.zeros(2, len(losses), dtype=torch.float64, device=device)
-    count = len(split.features)
-    used = min(count, most)
-    chosen = torch.arange(used) * count // used
+    chosen = evenly_spaced(len(split.features), most)
     was_training = model.training
     model.eval()
     for features, targets in batches(split, chosen, BATCH, losses, device):
@@ -42,8 +40,14 @@ def evaluate(
         total[0] += torch.stack([loss for loss, _ in pairs]).double() * len(features)
         total[1] += torch.stack([loss for _, loss in pairs]).double() * len(features)
     model.train(was_training)
-    transformed, original = (total / used).tolist()
+    transformed, original = (total / len(chosen)).tolist()
     return Losses(transformed, original)
+
+
+def evenly_spaced(count: int, most: int) -> Tensor:
+    """Indices of at most `most` of `count` samples."""
+    used = min(count, most)
+    return torch.arange(used) * count // used
 
 
 def batches(

@@ -27,12 +27,12 @@ class Grace:
         self.stop_at = math.inf
         """By the monotonic clock, once a signal has come."""
         self._woken = threading.Event()
-        self._over = False
+        self._asked = self._over = False
 
     @property
     def asked(self) -> bool:
         """Whether a signal has come."""
-        return self.stop_at < math.inf
+        return self._asked
 
     @property
     def left(self) -> float:
@@ -55,7 +55,7 @@ class Grace:
     def _stop(self, *_: object) -> None:
         for number in SIGNALS:
             signal.signal(number, signal.SIG_DFL)
-        self.stop_at = time.monotonic() + self.seconds
+        self.stop_at, self._asked = time.monotonic() + self.seconds, True
         self._woken.set()
 
     def _watch(self) -> None:

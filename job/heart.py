@@ -7,6 +7,7 @@ the last losses per task.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -29,6 +30,7 @@ class Heart:
         self.lease, self.records, self.status, self.body = lease, records, status, body
         self.failure: BaseException | None = None
         """What ended it for good, such as Fenced; the training thread looks at it every step."""
+        self._renewed = 0.0
         self._beating = threading.Lock()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._work, name="heart", daemon=True)
@@ -50,12 +52,20 @@ class Heart:
         with self._beating:
             # The lease first: who has lost it writes nothing more. With the store out of reach
             # there is nobody to lose it to that we could know of, and records wait locally.
-            with suppress(Unavailable):
-                self.lease.renew()
-            self.records.flush()
+            self._renew()
+            self.records.flush(before=self._renew_in_time)  # there may be many to send
             if self.records.down_since is None:
                 with suppress(Unavailable):
                     self._tell()
+
+    def _renew(self) -> None:
+        with suppress(Unavailable):
+            self.lease.renew()
+        self._renewed = time.monotonic()
+
+    def _renew_in_time(self) -> None:
+        if time.monotonic() - self._renewed > self.lease.seconds / 4:
+            self._renew()
 
     def _tell(self) -> None:
         now = datetime.now(UTC).isoformat(timespec="seconds")

@@ -87,7 +87,7 @@ def print_line(_: Line, line: str) -> None:
     """Sink: the raw line on stdout, at once."""
     try:
         print(line, flush=True)
-    except BrokenPipeError:
+    except OSError:  # a pipe without a reader, a full disk
         discard_stdout()
 
 

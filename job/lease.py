@@ -90,6 +90,8 @@ class Lease:
         Raises Held where it is renewed meanwhile, or where a third process takes it.
         """
         found = self._found()
+        if found is None and self.document.damaged and not take_over:
+            found = self._await_renewal(waiting)
         if found is not None and not take_over:
             self._await(found, waiting)
         while True:
@@ -108,6 +110,16 @@ class Lease:
         # The epoch of a damaged lease is not lost: the run's head has it.
         with suppress(Damaged):
             return self.document.read()
+        return None
+
+    def _await_renewal(self, waiting: Callable[[float], object]) -> Body | None:
+        """Watch a lease that says nothing, for as long as this process would hold it."""
+        waiting(self.seconds)
+        until = time.monotonic() + self.seconds
+        while time.monotonic() < until:
+            time.sleep(min(POLL, self.seconds / 4))
+            if (found := self._found()) is not None:
+                return found
         return None
 
     def renew(self) -> None:

@@ -27,8 +27,10 @@ class Position:
     """The part of it that belongs to the epoch under way."""
     first: dict[str, list[float]] = field(default_factory=dict)
     """Losses [K] in original units after epoch 1, by split."""
+    score: dict[str, float] = field(default_factory=dict)
+    """Validation score after the epoch just finished, by what it scores: a task or `*`."""
     best: dict[str, float] = field(default_factory=dict)
-    """Lowest validation score so far, by what it scores: a task or `*`."""
+    """The lowest one so far."""
     best_epoch: dict[str, int] = field(default_factory=dict)
     """When that was."""
     fallbacks: int = 0
@@ -50,8 +52,9 @@ class Position:
             for loss, first in zip(now, self.first["validation"], strict=True)
         ]
         scores = dict(zip(names, now, strict=True)) | {"*": sum(relative) / len(relative)}
-        for name in watched:
-            if name is not None and scores[name] < self.best.get(name, math.inf):
+        self.score = {name: scores[name] for name in watched if name is not None}
+        for name in self.score:
+            if scores[name] < self.best.get(name, math.inf):
                 self.best[name], self.best_epoch[name] = scores[name], self.epoch
 
 

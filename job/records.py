@@ -10,7 +10,7 @@ import hashlib
 import tempfile
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -54,13 +54,16 @@ def digest_of(data: bytes) -> str:
 
 def spool_of(store: Store, run: str) -> Path:
     """Where a run's segments wait on this machine; another for the same name in another store."""
-    place = hashlib.sha256(store.url.encode()).hexdigest()[:8]
+    place = hashlib.sha256(store.place.encode()).hexdigest()[:8]
     return Path(tempfile.gettempdir()) / f"evengrad-{place}" / run
 
 
-def upload(store: Store, run: str, waiting: Iterable[Path]) -> None:
-    """Send spooled segments, in order, each removed when it is stored."""
+def upload(
+    store: Store, run: str, waiting: Iterable[Path], before: Callable[[], None] = lambda: None
+) -> None:
+    """Send spooled segments, in order, each removed when it is stored; `before` each, act."""
     for path in waiting:
+        before()
         with suppress(FileNotFoundError):  # sent by a process here that has taken the run over
             store.put(f"{run}/events/{path.name}", path.read_bytes())
             path.unlink()
@@ -86,8 +89,8 @@ class Records:
                 self._first = event["seq"]
             self._lines.append(line)
 
-    def flush(self) -> None:
-        """Store what has not been stored.
+    def flush(self, before: Callable[[], None] = lambda: None) -> None:
+        """Store what has not been stored; `before` each segment, act.
 
         Where the store is out of reach, keep it in the spool; raises UploadFailed once it has
         been for longer than the spec bears, or the spool is full or cannot be written.
@@ -95,7 +98,7 @@ class Records:
         self.keep()
         with self._sending:
             try:
-                upload(self.store, self.run, self._mine())
+                upload(self.store, self.run, self._mine(), before)
                 self.down_since = None
             except Unavailable as down:
                 self._bear(down)

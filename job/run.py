@@ -82,7 +82,7 @@ class Run:
         self.offline_seconds = self.keep.offline_minutes * 60
         self.records = Records(self.store, self.run, claimed.lease.epoch, self.offline_seconds)
         self.spool = self.records.spool
-        self.journal = Journal(run_id, [*sinks, self.records], claimed.last_seq + 1)
+        self.journal = Journal(run_id, [self.records, *sinks], claimed.last_seq + 1)
         status = Document(self.store, f"{self.run}/status.json", claimed.fenced)
         self.heart = Heart(claimed.lease, self.records, status, self._status)
         self.publisher: Publisher | None = None
@@ -119,8 +119,8 @@ class Run:
                 if failed is None:
                     traceback.print_exc()
                 error = f"{type(fault).__name__}: {fault}".splitlines()[0]
-                final = bool(failed) or self.publisher is not None
-                end = End(failed or "failed", FAILED, error, final)
+                # Another start, perhaps on another machine, may do better.
+                end = End(failed or "failed", FAILED, error, final=False)
             return self._finish(end)
 
     def _begin(self) -> None:
@@ -201,14 +201,14 @@ class Run:
 
     def _facts(self) -> Facts:
         at, best_of = self.training.at, self.keep.best_of
-        now = best_of is not None and at.best_epoch.get(best_of) == at.epoch and at.batch == 0
+        scored = best_of is not None and at.batch == 0 and math.isfinite(at.score[best_of])
         return Facts(
             step=at.step,
             epoch=at.epoch,
             spec_hash=self.training.spec.content_hash(),
             version=VERSION,
             next_seq=self.journal.next_seq,
-            score=at.best[best_of] if best_of is not None and now else None,
+            score=at.score[best_of] if best_of is not None and scored else None,
         )
 
     def _save(self) -> None:

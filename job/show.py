@@ -119,7 +119,7 @@ class Readable:
         self._say(f"[yellow]alarm[/] step {e['step']}: {escape(e['message'])}")
 
     def _superseded(self, e: Line) -> None:
-        self._say(f"[dim]steps after {e['step']} are taken again[/]")
+        """The start of this attempt has told where it goes on."""
 
     def _checkpoint_saved(self, e: Line) -> None:
         """Part of every epoch: not worth a line."""
@@ -141,25 +141,25 @@ class Readable:
         )
 
     def _summary(self, epoch: Line) -> Table:
-        table = Table(
-            title=f"after epoch {epoch['epoch']}; losses in original units, training split",
-            title_justify="left",
-        )
+        what = "losses in original units, share of the gradient at z"
+        table = Table(title=f"after epoch {epoch['epoch']}; {what}", title_justify="left")
         table.add_column("task")
-        for column in ("loss", "validation", "trivial", "drop", "skill", "share at z", "weight"):
+        columns = ("loss", "trivial", "skill", "drop", "val. loss", "val. skill")
+        for column in (*columns, "share", "weight"):
             table.add_column(column, justify="right")
         for name, task in epoch["tasks"].items():
             facts = self.started.get("tasks", {}).get(name, {})
             trivial = [facts.get("baseline_constant"), facts.get("baseline_per_position")]
             known = [x for x in trivial if x is not None]
-            unit = f" {facts['unit']}" if facts.get("unit") else ""
+            unit = f", {facts['unit']}" if facts.get("unit") else ""
             table.add_row(
-                escape(name),
-                _number(task["train_loss_original"]) + escape(unit),
-                _number(task["val_loss_original"]),
+                escape(name + unit),
+                _number(task["train_loss_original"]),
                 _number(min(known)) if known else "",
-                _percent(task["drop"]),
                 _percent(task["skill"]),
+                _percent(task["drop"]),
+                _number(task["val_loss_original"]),
+                _percent(task["val_skill"]),
                 _percent(task["grad_share"]),
                 _number(task["weight"]),
             )

@@ -16,6 +16,9 @@ from pydantic_core import PydanticCustomError
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
+Size = Annotated[float, Field(gt=0, ge=1e-38, le=1e38)]
+"""A positive number that float32 has."""
+Units = Annotated[int, Field(ge=1, le=65536)]
 LearningRate = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 Text = Annotated[str, Field(min_length=1)]
@@ -89,7 +92,9 @@ class OhlcWindows(Section):
     """Share of the windows, the latest ones, held out after a gap of one window."""
 
     def rules(self) -> Iterator[Broken]:
-        """The labels must fit into the window."""
+        """The labels must fit into the window, and the bars lie in a file."""
+        if self.path.startswith("s3://"):
+            yield Broken(("path",), "bars are read from a file", "download them to beside the spec")
         first, last = self.search
         shortest, longest = self.lengths
         if last >= self.window:
@@ -157,13 +162,13 @@ class Jade(Section):
 
     kind: Literal["jade"] = "jade"
     """The BiLSTM."""
-    hidden: Count = 96
+    hidden: Units = 96
     """Units per direction; the shared representation z has 2 × hidden features."""
     layers: Annotated[int, Field(ge=1, le=8)] = 1
     """LSTM layers."""
     bidirectional: bool = True
     """Read the sequence in both directions."""
-    projection: Count = 64
+    projection: Units = 64
     """Width of a window head's projection."""
     dropout: Dropout = Dropout()
     """Dropout at both ends of the trunk."""
@@ -193,7 +198,7 @@ class Huber(Section):
 
     kind: Literal["huber"]
     """Huber loss."""
-    delta: Positive = 1.0
+    delta: Size = 1.0
     """Where the quadratic part ends, in units of the (transformed) target."""
 
 
@@ -237,7 +242,7 @@ class Scale(Section):
 
     kind: Literal["scale"]
     """Division by a constant."""
-    by: Positive
+    by: Size
     """The divisor, in units of the target."""
 
 
@@ -253,7 +258,7 @@ class Task(Section):
     """Name of the target in the data; null: the task's name."""
     level: Literal["window", "step"]
     """One prediction per window, or one per time step."""
-    outputs: Count = 1
+    outputs: Units = 1
     """Outputs per prediction; the number of classes for cross_entropy."""
     loss: Loss
     """What is minimised."""
@@ -419,10 +424,15 @@ class Train(Section):
     """Of forward and backward; fp16 scales the loss and skips steps that overflow."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: CUDA where there is one."""
-    threads: Count | None = None
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     """CPU threads; null: torch's choice. Sums depend on it in the last bit."""
     evaluate: Count = 8192
     """At most this many training samples, evenly spaced, enter an epoch's training-split loss."""
+
+    def rules(self) -> Iterator[Broken]:
+        """What a device cannot do, whichever machine it is in."""
+        if self.device == "cpu" and self.precision == "fp16":
+            yield Broken(("precision",), "CPUs have no LSTM in fp16", 'set it to "bf16" or "fp32"')
 
 
 class Log(Section):
@@ -446,7 +456,7 @@ class Checkpoint(Section):
     """How many of the newest are kept."""
     best_of: str | None = None
     """Keep the best one too, by this task's validation loss, or `*` for the mean of all tasks'
-    losses relative to epoch 1."""
+    losses relative to epoch 1: the best of those that reached the store."""
     verify: bool = True
     """Read each checkpoint back from the store before an older one is deleted."""
     offline_minutes: Positive = 30.0
@@ -634,7 +644,7 @@ class JobSpec(Section):
             found += [(("balance", "weights", name), name) for name in self.balance.weights]
         if self.train.early_stop and self.train.early_stop.task != "*":
             found.append((("train", "early_stop", "task"), self.train.early_stop.task))
-        if self.checkpoint.best_of and self.checkpoint.best_of != "*":
+        if self.checkpoint.best_of is not None and self.checkpoint.best_of != "*":
             found.append((("checkpoint", "best_of"), self.checkpoint.best_of))
         return found
 

@@ -80,6 +80,8 @@ class Store(Protocol):
 
     url: str
     """For messages; holds no credentials."""
+    place: str
+    """Tells it from every other store that this machine may reach."""
 
     def get(self, key: str) -> Stored:
         """The whole object; raises Missing."""
@@ -169,7 +171,7 @@ def open_store(url: str | Path) -> Store:
     """
     # Each is imported when used: a directory need not wait for boto3, nor S3 have POSIX locks.
     scheme, separator, rest = str(url).partition("://")
-    if isinstance(url, Path) or not separator:
+    if isinstance(url, Path) or not (separator or url in ("", ".", "..") or url[:3] == "s3:"):
         from job.store_directory import DirectoryStore
 
         return DirectoryStore(Path(url))

@@ -41,7 +41,7 @@ class DirectoryStore(Store):
 
     def __init__(self, root: Path) -> None:
         self.root = root.expanduser().absolute()
-        self.url = str(self.root)
+        self.url = self.place = str(self.root)
 
     def get(self, key: str) -> Stored:
         """The whole object; raises Missing."""
@@ -133,7 +133,13 @@ class DirectoryStore(Store):
     @contextmanager
     def _lock(self) -> Iterator[None]:
         """Be the only writer; raises Unavailable where another stays inside."""
-        self.root.mkdir(parents=True, exist_ok=True)
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
+            raise Unavailable(
+                f"{self.url} is no directory that can be written: {error.strerror}; name another "
+                "store, or make it"
+            ) from error
         deadline = time.monotonic() + LOCK_SECONDS
         with (self.root / ".lock").open("ab") as file:
             while True:

@@ -69,6 +69,7 @@ class S3Store(Store):
         if "@" in endpoint.netloc:
             raise InputError([_misconfigured("AWS_ENDPOINT_URL with a user or a password in it")])
         self.endpoint = endpoint.geturl()
+        self.place = f"{self.endpoint} {self.url}"
 
     def get(self, key: str) -> Stored:
         """The whole object; raises Missing."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from job import balance, baseline, optimizer
 from job.data import Dataset
 from job.device import settle
-from job.evaluate import Losses, batches, evaluate
+from job.evaluate import Losses, batches, evaluate, evenly_spaced
 from job.events import Alarm, Epoch, EpochTask, GateResult
 from job.gates import Verdict
 from job.ledger import Ledger, NotFinite
@@ -48,10 +48,11 @@ class Training:
             loss.fit(target)
             if spec.model.init.heads == "target_mean":
                 head.output.bias.data.copy_(loss.resting_output(target))
-        self.baselines = [
-            baseline.fit(task, *(s.targets[task.name] for s in (data.train, data.validation)))
-            for task in spec.tasks
-        ]
+        chosen = evenly_spaced(len(data.train.features), spec.train.evaluate)
+        self.baselines = []
+        for task in spec.tasks:
+            y, held_out = (s.targets[task.name] for s in (data.train, data.validation))
+            self.baselines.append(baseline.fit(task, y, held_out, measured=y[chosen]))
         train = spec.train
         self.stepper = Stepper(model, losses, balancer(spec, data), train.clip, train.precision).to(
             self.device
@@ -91,6 +92,7 @@ class Training:
                 self.finished
                 or _due(kept.every_epochs, self.at.epoch)
                 or _due(kept.every_steps, self.at.step)
+                or self.at.best_epoch.get(kept.best_of or "") == self.at.epoch
             ):
                 save()
 

@@ -24,7 +24,7 @@ LAYERS = {
     "step": "step optimizer ledger gates evaluate position",
     "train": "train",
     "uses of it": "facts run compare summary",
-    "container": "boot conclude pod supervise",
+    "container": "boot bake conclude pod supervise",
     "command line": "__main__",
 }
 """From the lowest: a module imports from its own layer and from those above it in this list."""

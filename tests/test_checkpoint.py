@@ -658,3 +658,46 @@ def test_a_kept_checkpoint_is_named_by_its_content() -> None:
     kept = Kept(folder="checkpoints/1-1", step=1, manifest="0" * 64, score=0.1)
     head = Head(epoch=2, spec_hash="h", checkpoints=[kept], best=kept, fences={1: 9})
     assert Head.model_validate_json(head.model_dump_json()) == head
+
+
+def test_a_process_that_is_nicer_still_publishes_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the thread may not set its niceness, checkpoints are published without."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("job.checkpoint.os.setpriority", refuse)
+    with running(DirectoryStore(tmp_path)) as run:
+        run.publish(1)
+    assert run.saved == [1]
+
+
+def test_saved_once_loaded_by_all(tmp_path: Path) -> None:
+    """Any number of processes load, at the same time and without the lease, the one state that
+    the holder of the lease has saved: what ranks of one training need."""
+    store = DirectoryStore(tmp_path)
+    with running(store) as run:
+        run.publish(7)
+    code = f"""
+        import hashlib, sys
+        from pathlib import Path
+        from job.checkpoint import restore
+        from job.head import HeadDocument
+        from job.store_directory import DirectoryStore
+
+        store = DirectoryStore(Path({str(tmp_path)!r}))
+        found = restore(store, {RUN!r}, HeadDocument(store, {RUN!r}, False).read(), print)
+        whole = sorted(found.tensors.items())
+        print(hashlib.sha256(b"".join(t.numpy().tobytes() for _, t in whole)).hexdigest())
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    with ThreadPoolExecutor(3) as pool:
+        ranks = [
+            pool.submit(subprocess.run, command, capture_output=True, text=True) for _ in range(3)
+        ]
+    said = {rank.result().stdout for rank in ranks}
+    expected = b"".join(t.numpy().tobytes() for _, t in sorted(state(7).items()))
+    assert said == {hashlib.sha256(expected).hexdigest() + "\n"}
+    assert head_of(store).epoch == 1

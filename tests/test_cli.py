@@ -25,8 +25,10 @@ from job.history import read_history
 from job.journal import Line
 from job.read_spec import schema as spec_schema
 from job.store import open_store
-from tests.command import environment, job, on_terminal, start
+from tests.command import ROOT, environment, job, on_terminal, start
+from tests.nursery import until
 from tests.small import DEAD, HUGE, SMALL, STEPS, write
+from tests.supervised import plant
 
 EASY = [{"task": "down", "drop": -9.0, "by_epoch": 3}]
 ENDING = [
@@ -414,3 +416,85 @@ class TestWithoutTorch:
         main_exits(["schema"])
         printed: dict[str, Any] = json.loads(capsys.readouterr().out)
         assert printed == spec_schema()
+
+
+class TestWhatWentWrongOnce:
+    def test_a_finished_run_is_of_its_spec(self, tmp_path: Path) -> None:
+        """A finished run's verdict is not told as another spec's: exit code 2, what differs."""
+        write(tmp_path)
+        assert job(tmp_path, "run", "spec.json", "--run-id", "x").returncode == 0
+        write(tmp_path, {"train.epochs": 4})
+        other = job(tmp_path, "run", "spec.json", "--run-id", "x")
+        assert (other.returncode, other.stdout) == (2, "")
+        assert "train.epochs" in other.stderr
+
+    def test_output_on_a_full_disk(self, tmp_path: Path) -> None:
+        """A run whose output cannot be written goes on: its record is in the store."""
+        write(tmp_path)
+        with open("/dev/full", "w") as full:
+            code = subprocess.run(
+                [sys.executable, "-m", "job", "run", "spec.json", "--run-id", "x", "--json"],
+                cwd=tmp_path,
+                env=environment(),
+                stdout=full,
+                timeout=120,
+            ).returncode
+        assert code == 0
+        store = open_store(tmp_path / "runs")
+        assert read_history(store, "small/x")[-1]["reason"] == "succeeded"
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [("--store", ""), ("--store", "s3:bucket"), ("--run-id", ""), ("--grace", "inf")],
+    )
+    def test_arguments_that_say_nothing(self, tmp_path: Path, arguments: tuple[str, str]) -> None:
+        """An unset variable of a script, or a slip, is refused and writes nothing."""
+        write(tmp_path)
+        before = sorted(tmp_path.iterdir())
+        ended = job(tmp_path, "run", "spec.json", *arguments)
+        assert (ended.returncode, ended.stdout) == (2, "")
+        assert sorted(tmp_path.iterdir()) == before
+
+    def test_a_fault_that_may_pass_leaves_the_run_open(self, tmp_path: Path) -> None:
+        """What no rule foresaw fails the process, not the run: started again it goes on."""
+        write(tmp_path, {"train.epochs": 6})
+        plant(tmp_path, 'save = arguments[1]; save(); raise RuntimeError("ECC")', 1)
+        first = job(tmp_path, "run", "spec.json", "--run-id", "x", PYTHONPATH=f"{tmp_path}:{ROOT}")
+        assert first.returncode == 1
+        assert "RuntimeError: ECC" in first.stderr
+        second = job(tmp_path, "run", "spec.json", "--resume", "x")
+        assert second.returncode == 0, second.stderr
+
+    @pytest.mark.parametrize(
+        ("where", "value", "said"),
+        [
+            ("data.path", "a\0b.npz", "data.path"),
+            ("data.path", "x" * 5000 + ".npz", "too long"),
+            ("checkpoint.best_of", "", "$.checkpoint.best_of"),
+            ("model.hidden", 2**31 - 1, "$.model.hidden"),
+            ("train.threads", 2**31 - 1, "$.train.threads"),
+        ],
+    )
+    def test_specs_that_validate_or_say_why(
+        self, tmp_path: Path, where: str, value: object, said: str
+    ) -> None:
+        """What cannot be run is told by `validate`, in a line."""
+        write(tmp_path, {where: value})
+        ended = job(tmp_path, "validate", "spec.json")
+        assert ended.returncode == 2
+        assert said in ended.stderr
+        assert "Traceback" not in ended.stderr
+
+    def test_an_interrupted_comparison_leaves_nobody(self, tmp_path: Path) -> None:
+        """Ctrl-C ends `compare` and its workers within seconds, whichever process gets it."""
+        write(tmp_path, {"train.epochs": 100_000})
+        with start(tmp_path, "compare", "spec.json", "--seeds", "2", "--workers", "2") as process:
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+            until(lambda: len(children.read_text().split()) >= 3)  # a resource tracker is one
+            workers = [int(pid) for pid in children.read_text().split()]
+            time.sleep(1)
+            begun = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) != 0
+            assert time.monotonic() - begun < 20
+            until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))

@@ -87,7 +87,7 @@ class TestVariants:
         ("name", "told"),
         [
             ("foo", '--balance foo: found "foo"; must be one of "fixed", "running_mean",'),
-            ("torchjd", '--balance torchjd: found ""; must not be empty'),
+            ("torchjd", "--balance torchjd: found no method; torchjd is many weightings"),
         ],
     )
     def test_an_unknown_balancer(self, specs: dict[Path, JobSpec], name: str, told: str) -> None:

@@ -196,6 +196,7 @@ def test_documents(
     assert process.events[0]["resumed_from"] == stored.newest.step
     if file == "spec.json":
         assert path.read_bytes() == spec
+        assert "written anew" in run.alarms()["spec_damaged"]
     else:
         assert read_document(run.store, run.key, file) is not None
     assert_undisturbed(run, undisturbed)

@@ -11,6 +11,7 @@ import torch
 from pydantic import ValidationError
 
 from job.checkpoint import Facts, Publisher, restore
+from job.claim import _sweep
 from job.document import Damaged, Document, Fenced
 from job.head import Head, HeadDocument, Kept, delete_checkpoint
 from job.history import read_history
@@ -175,3 +176,17 @@ def test_a_deletion_cut_off_leaves_nothing_that_looks_whole(tmp_path: Path) -> N
     assert rebuilt(store, RUN) is None
     delete_checkpoint(store, RUN, "checkpoints/2-1")
     assert not list(store.list(f"{RUN}/checkpoints/"))
+
+
+def test_what_a_later_process_publishes_is_not_swept(tmp_path: Path) -> None:
+    """A process that has lost the run without knowing removes what earlier ones left half done,
+    and nothing that who took the run from it may have published."""
+    store = DirectoryStore(tmp_path)
+    attempt(store, 1, range(1, 6), [2, 4])
+    for folder in ("checkpoints/5-1", "checkpoints/5-2", "checkpoints/6-3"):
+        store.put(f"{RUN}/{folder}/model.safetensors", b"")
+    document = HeadDocument(store, RUN, fenced=True)
+    document.read()
+    _sweep(store, RUN, document, 2)
+    left = {entry.key.split("/")[-2] for entry in store.list(f"{RUN}/checkpoints/")}
+    assert left == {"2-1", "4-1", "5-2", "6-3"}

@@ -229,3 +229,20 @@ def test_of_many_at_once_one_ends_with_it(store: Store) -> None:
             mine.renew()
             alive.append(mine.epoch)
     assert alive == [max(mine.epoch for mine in takers)]
+
+
+def test_a_damaged_lease_is_watched(tmp_path: Path) -> None:
+    """One that says nothing may be of a living process: nobody takes it at once, save by force."""
+    store = DirectoryStore(tmp_path)
+    first = lease(store)
+    first.acquire(0, take_over=False)
+    path = tmp_path / "name/run/lease.json"
+    path.write_bytes(path.read_bytes().replace(b'"beats"', b'"beatz"'))
+    begun = time.monotonic()
+    waits: list[float] = []
+    assert lease(store).acquire(1, take_over=False, waiting=waits.append) == 2
+    assert time.monotonic() - begun >= SECONDS
+    assert waits == [SECONDS]
+    path.write_bytes(path.read_bytes().replace(b'"beats"', b'"beatz"'))
+    assert lease(store).acquire(2, take_over=True, waiting=waits.append) == 3
+    assert waits == [SECONDS]

@@ -6,15 +6,20 @@ import json
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import BaseModel
 
+from job.claim import _settle_events
+from job.document import Document
+from job.heart import Heart
 from job.journal import Journal
+from job.lease import Held, Lease
 from job.records import Records, Segment, UploadFailed, digest_of, spool_of, upload
-from job.store import Forbidden, Store, StoreError, Unavailable
+from job.store import Forbidden, Store, StoreError, Unavailable, open_store
 from job.store_directory import DirectoryStore
 
 RUN = "name/run"
@@ -241,3 +246,61 @@ def test_many_threads(breakable: Breakable) -> None:
         thread.join()
     mine.flush()
     assert stored(breakable) == [*range(1, 401)]
+
+
+def test_what_waits_is_sent_with_pauses_for_the_lease(tmp_path: Path) -> None:
+    """While a backlog is sent, the lease is renewed in time: nobody takes a living run."""
+    store = Slow(tmp_path / "store")
+    mine = records(store)
+    for seq in range(1, 9):
+        write(mine, seq)
+        mine.keep()
+    lease = Lease(store, RUN, 1.0)
+    lease.acquire(0, take_over=False)
+    heart = Heart(lease, mine, Document(store, f"{RUN}/status.json"), dict)
+    with ThreadPoolExecutor(1) as pool:
+        beating = pool.submit(heart.beat)
+        other = Lease(DirectoryStore(tmp_path / "store"), RUN, 1.0)
+        other.document.read()
+        with pytest.raises(Held):
+            elsewhere(other)
+        assert not beating.done()
+        beating.result()
+    assert len(segments(store)) == 8
+
+
+class Slow(DirectoryStore):
+    """A directory that takes 0.4 s for a segment."""
+
+    def put(self, key: str, data: Any) -> str:
+        if "/events/" in key:
+            time.sleep(0.4)
+        return super().put(key, data)
+
+
+def elsewhere(lease: Lease) -> None:
+    """Acquire as a process of another machine would, which cannot know whether the holder lives."""
+    lease.acquire(0, take_over=False)
+
+
+def test_spools_of_two_servers_are_apart() -> None:
+    """One bucket's name on two servers is two stores, whose events do not wait in one place."""
+    urls = [f"http://127.0.0.1:{port}" for port in (1, 2)]
+    found = set()
+    for url in urls:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("AWS_ENDPOINT_URL", url)
+            found.add(spool_of(open_store("s3://bucket/prefix"), RUN))
+    assert len(found) == 2
+
+
+def test_only_earlier_events_are_swept(tmp_path: Path) -> None:
+    """A process that finds no head removes what earlier epochs left, not what a later one keeps."""
+    store = DirectoryStore(tmp_path / "store")
+    for epoch in (1, 2, 3):
+        kept = records(store, epoch)
+        write(kept, 1)
+        kept.keep()
+    assert _settle_events(store, RUN, None, 2, []) == 0
+    left = sorted(path.name[:6] for path in spool_of(store, RUN).glob("*.jsonl"))
+    assert left == ["000002", "000003"]

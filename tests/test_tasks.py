@@ -243,7 +243,7 @@ def test_no_logits_beat_the_best_for_classes(counts: list[int], logits: list[flo
         pseudo = mean_loss(loss, guess.expand(k, k), torch.arange(k))
         return mean_loss(loss, guess.expand(len(y), k), y) * len(y) + pseudo
 
-    best = best_constant(loss, k, y)
+    best = best_constant(loss, k, y, pseudo=1)
     assert best.isfinite().all()
     assert penalised(best) <= penalised(torch.tensor([logits[:k]], dtype=torch.float64)) + 1e-9
 
@@ -260,7 +260,7 @@ def test_no_logit_beats_the_best_for_bits(ones: int, zeros: int, logit: float) -
         pseudo = mean_loss(loss, guess.expand(2, 1), both)
         return mean_loss(loss, guess.expand_as(y), y) * len(y) + pseudo
 
-    best = best_constant(loss, 1, y)
+    best = best_constant(loss, 1, y, pseudo=1)
     assert best.isfinite().all()
     assert penalised(best) <= penalised(torch.tensor([[logit]], dtype=torch.float64)) + 1e-9
 
@@ -274,6 +274,21 @@ def test_a_constant_per_position_is_no_worse(loss: dict[str, Any], seed: int) ->
     found = baseline.fit(made, 3 * draw(6, 4, 2, seed=seed), draw(3, 4, 2, seed=seed + 1))
     assert found.per_position is not None
     assert found.per_position["train"] <= found.constant["train"] + 1e-6
+
+
+def test_the_training_score_is_the_entropy() -> None:
+    """On the split that it was fitted on, the best constant for classes or bits scores exactly the
+    entropy of their frequencies, a class or a position that never varies included; on the other
+    split a class that was never seen costs no infinity."""
+    kinds = torch.tensor([0, 0, 0, 2])
+    found = baseline.fit(task("y", "window", "cross_entropy", 3), kinds, torch.tensor([1]))
+    entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
+    assert found.constant["train"] == pytest.approx(entropy, abs=1e-7)
+    assert 1 < found.constant["validation"] < 10
+    bits = torch.tensor([[[0.0], [1.0]], [[0.0], [0.0]]])
+    found = baseline.fit(task("y", "step", "binary_cross_entropy", 1), bits, bits)
+    assert found.per_position is not None
+    assert found.per_position["train"] == pytest.approx(math.log(2) / 2, abs=1e-7)
 
 
 def test_baselines_are_fitted_on_train_alone() -> None:

@@ -16,7 +16,7 @@ import torch
 from pydantic import BaseModel
 
 from job.data import Dataset, Split
-from job.evaluate import batches, evaluate
+from job.evaluate import batches, evaluate, evenly_spaced
 from job.events import Epoch, Step
 from job.faults import InputError
 from job.ledger import NotFinite
@@ -236,7 +236,36 @@ class TestEarlyStop:
         assert trained.training.at.best_epoch[task] == int(np.argmin(scores)) + 1
 
 
+class TestBest:
+    def test_every_epoch_has_its_own_score(self, folder: Path) -> None:
+        """A checkpoint is scored by its own epoch, and each new minimum is saved, also where none
+        would be due."""
+        edits = {"checkpoint": {"best_of": "pair", "every_epochs": 50}, "train.epochs": 12}
+        trained = Trained(*job(folder, edits | {"optimizer.lr": 0.2}))
+        saved: list[tuple[int, float]] = []
+
+        def save() -> None:
+            at = trained.training.at
+            saved.append((at.epoch, at.score["pair"]))
+
+        trained.training.run(trained.events.append, save, lambda: False)
+        losses = [epoch.tasks["pair"].val_loss_original for epoch in trained.epochs]
+        minima = [n for n in range(12) if losses[n] < min(losses[:n], default=math.inf)]
+        assert 1 < len(minima) < 12
+        assert saved == [(n + 1, losses[n]) for n in sorted({*minima, 11})]
+
+
 class TestEvaluation:
+    def test_skill_compares_the_same_samples(self, folder: Path) -> None:
+        """With part of the training split evaluated, its baseline is scored on that part too: a
+        network that predicts the best constant has no skill, whichever samples it is."""
+        spec, data = job(folder, {"train.evaluate": 7})
+        training = Training(spec, data)
+        chosen = evenly_spaced(TRAIN, 7)
+        y = data.train.targets["level"]
+        expected = (y[chosen] - y.mean(0)).square().mean().item()
+        assert training.baselines[1].constant["train"] == pytest.approx(expected)
+
     def test_is_the_mean_over_the_samples(self, folder: Path) -> None:
         """Both losses are those of the predictions for the whole split, computed directly."""
         trained = Trained(*job(folder))
