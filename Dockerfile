@@ -41,7 +41,8 @@ RUN pip install --no-cache-dir ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} 
 FROM base AS torch-cuda
 # PyPI's wheel brings CUDA's libraries, so a slim base suffices; the driver is the host's. Three
 # equals signs: no build for the CPU that pip may find, which is called 2.13.0+cpu.
-RUN pip install --no-cache-dir torch===2.13.0
+ARG TORCH_CUDA=torch===2.13.0
+RUN pip install --no-cache-dir "$TORCH_CUDA"
 
 FROM torch-cpu AS packages-cpu
 RUN --mount=type=bind,from=wanted,source=/wanted,target=/wanted \

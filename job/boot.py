@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -16,11 +17,13 @@ from job.head import HeadDocument
 from job.read_spec import read_spec
 from job.run_id import FORM, RULE
 from job.spec import JobSpec
-from job.store import Store, StoreError, open_store
+from job.store import Store, StoreError, Unavailable, open_store
 
 FAILED, INVALID = 1, 2
 UNRESOLVED = "{{ RUNPOD_SECRET_"
 """How a value begins that RunPod should have replaced by a secret."""
+PATIENCE = 10.0
+"""Seconds within which the store must have answered once."""
 BUILD = "/job/build.json"
 """What the image says of itself."""
 
@@ -53,7 +56,7 @@ def admit(environment: Mapping[str, str], path: Path, url: str, run_id: str) -> 
         spec = read_spec(path)
         _check_baked(path, environment)
         store, run = open_store(url), f"{spec.name}/{run_id}"
-        code = finished_code(store, run, spec)
+        code = _patiently(lambda: finished_code(store, run, spec))
         if code is not None:
             raise NotAdmitted(code, f"run {run_id} has finished; nothing is trained")
         return Admitted(spec, store, count_boot(store, run))
@@ -61,6 +64,18 @@ def admit(environment: Mapping[str, str], path: Path, url: str, run_id: str) -> 
         raise NotAdmitted(INVALID, "\n".join(map(str, error.faults))) from error
     except (StoreError, Refused) as error:
         raise NotAdmitted(FAILED, str(error)) from error
+
+
+def _patiently(act: Callable[[], int | None]) -> int | None:
+    """The network of a fresh container, or the server beside it, may not be there yet."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return act()
+        except Unavailable:
+            if time.monotonic() > until:
+                raise
+        time.sleep(0.5)
 
 
 def unresolved(environment: Mapping[str, str]) -> list[str]:

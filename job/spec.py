@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
-Size = Annotated[float, Field(gt=0, ge=1e-38, le=1e38)]
+Size = Annotated[float, Field(ge=1e-38, le=1e38)]
 """A positive number that float32 has."""
 Units = Annotated[int, Field(ge=1, le=65536)]
 LearningRate = Annotated[float, Field(gt=0, le=1)]

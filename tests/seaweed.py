@@ -109,7 +109,7 @@ def _start(folder: Path) -> Server:
         "actions": ["Admin", "Read", "Write", "List", "Tagging"],
     }
     (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
-    port, *ports = _free_ports(8)
+    port, *ports = free_ports(8)
     names = ("s3.port.grpc", *(f"{part}.port{kind}" for part in PARTS for kind in ("", ".grpc")))
     command = [str(Path(sys.executable).with_name("weed")), "server", *OPTIONS]
     command += [f"-dir={folder}", f"-s3.config={folder / 's3.json'}", f"-s3.port={port}"]
@@ -154,7 +154,7 @@ def _stop(server: Server, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports below the range from which the kernel takes those of outgoing connections."""
     free: list[int] = []
     for port in random.sample(range(15000, 30000), 1000):

@@ -29,7 +29,7 @@ NAMES = {str: "string", int: "number", float: "number", bool: "boolean", list: "
         (("modle",), {}, "there is no such key; did you mean `model`?"),
         (("schema_",), "x", "there is no such key; did you mean `$schema`?"),
         (("tasks", 1, "loss", "delt"), 1, "there is no such key; did you mean `delta`?"),
-        (("tasks", 1, "loss", "delta"), 0, "must be greater than 0"),
+        (("tasks", 1, "loss", "delta"), 0, "must be at least 1e-38"),
         (("tasks", 0, "loss", "delta"), 1, "no such key; remove it; the keys here are kind"),
         (("tasks", 0, "name"), "../up", "must be 1 to 64 letters"),
         (("name",), "Upper", "must be 1 to 40 lower-case letters"),
