@@ -19,7 +19,17 @@ from tests.readme import README, ROOT, renewed
 SCHEMA = ROOT / "docker" / "spec.schema.json"
 SPECS = [ROOT / "spec.json", *sorted((ROOT / "docker").glob("*.json"))]
 SPECS.remove(SCHEMA)
-TARGETS = ["install", "smoke", "test", "test-all", "bench", "schema", "clean"]
+TARGETS = [
+    "install",
+    "smoke",
+    "test",
+    "test-all",
+    "test-container",
+    "image",
+    "bench",
+    "schema",
+    "clean",
+]
 
 
 @pytest.fixture(scope="module")
