@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from job.claim import Claim, Finished, claim, finished_code, write_result
-from job.document import Document
+from job.document import Body, Damaged, Document
 from job.events import GateResult, Reason, RunFinished
 from job.gates import Verdict
+from job.head import HeadDocument
 from job.history import read_history
 from job.journal import Journal, Line, print_line
+from job.lease import Lease
 from job.records import Records
 from job.spec import JobSpec
 from job.store import Store, Unavailable
@@ -31,6 +35,26 @@ def conclude(
     write_result(store, run, claimed.head.body)
     claimed.lease.release()
     return code
+
+
+def note(store: Store, spec: JobSpec, run_id: str, code: int, error: str) -> None:
+    """Tell in `status.json` why a trainer failed that perhaps could not; the run stays open.
+
+    Raises Held where another process has the run, whose status it is then; Fenced, StoreError.
+    """
+    run = f"{spec.name}/{run_id}"
+    lease = Lease(store, run, spec.checkpoint.lease_seconds)
+    head = None
+    with suppress(Damaged):
+        head = HeadDocument(store, run, fenced=False).read()
+    lease.acquire(head.epoch if head else 0, take_over=False)
+    status = Document(store, f"{run}/status.json", fenced=False)
+    before: Body = {}
+    with suppress(Damaged):
+        before = status.read() or {}
+    phase = before.get("phase") if before.get("error") else "failed"
+    status.write({"error": error, **before, "schema": 1, "phase": phase, "exit_code": code})
+    lease.release()
 
 
 def _end(spec: JobSpec, told: list[Line], reason: Reason, code: int, error: str) -> RunFinished:
@@ -67,4 +91,5 @@ def _record(claimed: Claim, run_id: str, event: RunFinished, offline_seconds: fl
         raise Unavailable("the run's last event waits locally")
     claimed.head.write(claimed.head.body.ended(run_id, event))
     status = Document(store, f"{run}/status.json", fenced=False)
-    status.write({"schema": 1, "phase": event.reason, "step": event.steps, "epoch": event.epochs})
+    told = {"step": event.steps, "epoch": event.epochs, "error": event.error}
+    status.write({"schema": 1, "phase": event.reason, "exit_code": event.exit_code, **told})

@@ -89,6 +89,7 @@ class Run:
         self.durable_at: float | None = None
         """When the newest durable checkpoint was taken."""
         self.phase = "starting"
+        self.end: End | None = None
         self.losses: dict[str, float] = {}
         self.damaged: set[str] = set()
         """Folders of checkpoints."""
@@ -242,6 +243,7 @@ class Run:
 
     def _status(self) -> Body:
         at, total = self.training.at, self.training.total_steps
+        end = {"exit_code": self.end.code, "error": self.end.error} if self.end else {}
         eta = at.seconds / at.step * (total - at.step) if at.step and at.seconds else None
         return {
             "phase": self.phase,
@@ -254,6 +256,7 @@ class Run:
             "lease_epoch": self.claimed.lease.epoch,
             "losses": {k: v if math.isfinite(v) else None for k, v in self.losses.items()},
             "checkpoint_step": self._durable_step(),
+            **end,
         }
 
     # --- the ends -------------------------------------------------------------------------------
@@ -302,7 +305,7 @@ class Run:
     def _finish(self, end: End) -> int:
         """Last checkpoint and events are stored: record the end, in the head first."""
         at = self.training.at
-        self.phase = end.reason
+        self.phase, self.end = end.reason, end
         with suppress(NotFinite, RuntimeError):  # told already; or the device is gone
             self.training.fetch(self._emit)
         event = RunFinished(

@@ -27,7 +27,7 @@ from typing import NamedTuple
 from job import heartbeat
 from job.boot import NotAdmitted, admit
 from job.claim import Refused
-from job.conclude import conclude
+from job.conclude import conclude, note
 from job.document import Damaged, Fenced
 from job.events import Reason
 from job.faults import InputError
@@ -38,13 +38,15 @@ from job.run_id import new_run_id
 from job.spec import JobSpec, Resources
 from job.store import Store, StoreError, Unavailable
 
-FAILED, DEVICE_FAILED, INTERRUPTED = 1, 71, 75
+FAILED, INVALID, DEVICE_FAILED, INTERRUPTED = 1, 2, 71, 75
 RESTARTS = 3
 """How often one container starts a trainer again that was killed or lost its device."""
 POLL = 0.2
 """Seconds between two looks at the trainer."""
 MARGIN = 2.0
 """Seconds beyond its grace after which a trainer that was told to end is killed."""
+STUCK = 30.0
+"""Seconds that a killed trainer has to be gone; after that the end goes on without it."""
 TAIL = 3
 """Lines of the trainer's stderr that go to the record."""
 CONCLUDE_SECONDS = 300.0
@@ -92,8 +94,9 @@ class Trainer:
         assert self._process.stderr is not None
         for line in self._process.stderr:
             self.tail.append(line.strip())
-            sys.stderr.write(line)
-            sys.stderr.flush()
+            with suppress(OSError):  # the trainer must not wait for a log that nobody takes
+                sys.stderr.write(line)
+                sys.stderr.flush()
 
     def look(self) -> None:
         """Reap whatever has ended, orphans too, which are PID 1's; note whether a step was done."""
@@ -102,8 +105,11 @@ class Trainer:
                 if found[0] == self._process.pid:
                     self.code = self._process.returncode = os.waitstatus_to_exitcode(found[1])
                     self._reader.join(timeout=1)
-        if time.monotonic() > self._kill_at:
+        late = time.monotonic() - self._kill_at
+        if late > 0:
             self.send(signal.SIGKILL)
+        if late > STUCK and self.code is None:  # in a driver's call that does not return
+            self.code = -signal.SIGKILL
         beat = heartbeat.read(self.sign)
         if beat is not None and beat != self._beat:
             self._beat, self._moved = beat, time.monotonic()
@@ -139,36 +145,28 @@ class Supervisor:
         self.spec = Path(environment.get("EVENGRAD_SPEC", "/job/spec.json"))
         self.store = environment.get("EVENGRAD_STORE", "runs")
         self.run_id = environment.get("RUN_ID") or own_pod(environment) or new_run_id()
-        self.grace = float(environment.get("EVENGRAD_GRACE", "5"))
+        self.grace = _seconds(environment.get("EVENGRAD_GRACE", "5"))
         self.sign = heartbeat.path_of(environment) or Path(heartbeat.DEFAULT)
         self.begun = time.monotonic()
         self.told: list[int] = []
         """Signals that asked this container to end."""
 
-    def live(self) -> int:
-        """Train and see to the end; returns the container's exit code, in a pod never."""
+    def run(self) -> End:
+        """Train and see to it that the end is stored; raises NotAdmitted."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda number, _: self.told.append(number))
-        try:
-            end = self._run()
-        except NotAdmitted as no:
-            end = End(no.code, error=str(no))
-        except Exception as fault:  # an exit in a pod would be a restart, again and again
-            end = End(FAILED, error=f"{type(fault).__name__}: {fault}")
-        say(f"exit {end.code}" + (f": {end.error}" if end.error else ""))
-        # A pod that is being stopped needs no end, and goes on when it is started again.
-        if own_pod(self.environment) and not self.told:
-            end_forever(self.environment, say)
-        return end.code
-
-    def _run(self) -> End:
         spec, store, boots = admit(self.environment, self.spec, self.store, self.run_id)
         if spec.resources is not None and boots > spec.resources.max_boots:
             why = f"{boots} boots without a new checkpoint; resources.max_boots is exceeded"
             end = End(FAILED, "crash_loop", why)
         else:
             end = self._train(spec)
-        return end if end.reason is None else self._conclude(store, spec, end)
+        if end.reason is not None:
+            return self._conclude(store, spec, end)
+        if end.code in (FAILED, INVALID):
+            with suppress(Held, Fenced, StoreError):
+                note(store, spec, self.run_id, end.code, end.error)
+        return end
 
     def _train(self, spec: JobSpec) -> End:
         """Start the trainer, again where that may help, until it has ended for good."""
@@ -255,5 +253,31 @@ def _ended(code: int) -> str:
     return f"ended with code {code}"
 
 
+def _seconds(text: str) -> float:
+    with suppress(ValueError):
+        if 0 <= float(text) <= 3600:
+            return float(text)
+    why = f"EVENGRAD_GRACE: found {text!r}; must be seconds, 0 to 3600; write a number"
+    raise NotAdmitted(INVALID, why)
+
+
+def live(environment: Mapping[str, str]) -> int:
+    """The container's life; returns its exit code, and in a pod does not return."""
+    told: list[int] = []
+    try:
+        supervisor = Supervisor(environment)
+        told = supervisor.told
+        end = supervisor.run()
+    except NotAdmitted as no:
+        end = End(no.code, error=str(no))
+    except Exception as fault:  # an exit in a pod would be a restart, again and again
+        end = End(FAILED, error=f"{type(fault).__name__}: {fault}")
+    say(f"exit {end.code}" + (f": {end.error}" if end.error else ""))
+    # A pod that is being stopped needs no end, and goes on when it is started again.
+    if own_pod(environment) and not told:
+        end_forever(environment, say)
+    return end.code
+
+
 if __name__ == "__main__":
-    sys.exit(Supervisor(os.environ).live())
+    sys.exit(live(os.environ))

@@ -296,7 +296,7 @@ def test_only_the_baked_spec(image: str, tmp_path: Path, containers: list[Contai
 
 @pytest.mark.parametrize(
     ("limits", "reason"),
-    [({"max_hours": 8 / 3600}, "deadline_exceeded"), ({"stall_minutes": 3 / 60}, "stalled")],
+    [({"max_hours": 8 / 3600}, "deadline_exceeded"), ({"stall_minutes": 8 / 60}, "stalled")],
 )
 def test_limits(
     image: str,

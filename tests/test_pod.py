@@ -41,8 +41,8 @@ def test_it_asks_until_it_is_no_more(tmp_path: Path, refused: int) -> None:
         spec, settings = write(tmp_path), in_pod(api.port)
         with alive(tmp_path / "1", spec, str(tmp_path / "store"), **settings) as life:
             assert wait_for(api, 3, 60) == [DELETE, STOP, DELETE]
+            until(lambda: "has been told to end" in life.err, 20, lambda: life.err)
             assert_discreet(life)
-            assert "has been told to end" in life.err
         store = tmp_path / "store/small/r"
         assert (store / "result.json").exists(), "the end is stored before the pod is ended"
 
@@ -55,7 +55,7 @@ def test_an_api_that_says_nothing(tmp_path: Path) -> None:
         with alive(tmp_path / "1", spec, str(tmp_path / "store"), **settings) as life:
             assert wait_for(api, 2, 60) == [DELETE, STOP]
             assert_discreet(life)
-            assert "ReadTimeout" in life.err
+            until(lambda: "ReadTimeout" in life.err, 20, lambda: life.err)
     with alive(tmp_path / "2", spec, str(tmp_path / "store"), **in_pod(1)) as life:
         until(lambda: life.err.count("ConnectError") >= 2, say=lambda: life.err)
         assert_discreet(life)
@@ -86,7 +86,7 @@ def test_what_cannot_start_ends_the_pod(
         spec = write(tmp_path)
         with alive(tmp_path / "1", spec, str(tmp_path / "store"), **life_settings) as life:
             assert wait_for(api, 1, 60) == [DELETE]
-            assert said in life.err
+            until(lambda: said in life.err, 20, lambda: life.err)
             assert_discreet(life)
 
 

@@ -75,6 +75,10 @@ def test_what_a_restart_cannot_mend(
     assert life.process.returncode == code, life.err
     assert said in life.err + life.out
     assert "restart" not in life.err
+    status = read_document(DirectoryStore(tmp_path / "store"), KEY, "status.json")
+    assert status is not None
+    assert status["exit_code"] == code
+    assert said in (status["error"] or "")
     assert code == 2 or starts.read_text() == "."
 
 
@@ -170,7 +174,7 @@ def test_deadline(tmp_path: Path) -> None:
 
 def test_stall(tmp_path: Path) -> None:
     """A trainer that finishes no step is killed; what it had saved is kept, the reason told."""
-    spec = write_spec(tmp_path, LONG | limits(stall_minutes=4 / 60))
+    spec = write_spec(tmp_path, LONG | limits(stall_minutes=10 / 60))
     with alive(tmp_path / "1", spec, str(tmp_path / "store"), EVENGRAD_GRACE="1") as life:
         life.until_step(50)
         trainer = life.trainer()
@@ -184,7 +188,7 @@ def test_stall(tmp_path: Path) -> None:
 
 def test_a_working_trainer_does_not_stall(tmp_path: Path) -> None:
     """Only steps count: a run longer than the stall limit goes on while it finishes steps."""
-    spec = write_spec(tmp_path, LONG | limits(stall_minutes=4 / 60, max_hours=12 / 3600))
+    spec = write_spec(tmp_path, LONG | limits(stall_minutes=10 / 60, max_hours=20 / 3600))
     ended(tmp_path / "1", spec, str(tmp_path / "store"))
     assert result(tmp_path)["reason"] == "deadline_exceeded"
 
@@ -244,6 +248,7 @@ def test_only_the_baked_spec_runs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "code", "said"),
     [
+        ({"EVENGRAD_GRACE": "soon"}, 2, "EVENGRAD_GRACE: found 'soon'; must be seconds"),
         ({"RUN_ID": "No Name"}, 2, "RUN_ID: a run id is of a-z, 0-9 and -"),
         ({"EVENGRAD_STORE": "/proc/store"}, 1, "/proc/store"),
         ({"EVENGRAD_SPEC": "/nowhere.json"}, 2, "/nowhere.json"),
