@@ -92,7 +92,8 @@ def _gate(results: Sequence[GateResult]) -> dict[str, Any]:
     """One gate over the seeds."""
     measured = [math.nan if r.measured is None else r.measured for r in results]
     passed = sum(r.passed for r in results)
-    return {"gate": results[0].gate, "passed": passed, "measured": _spread(measured)}
+    facts = {"gate": results[0].gate, "unit": results[0].unit, "passed": passed}
+    return facts | {"measured": _spread(measured)}
 
 
 def _spread(values: list[float]) -> dict[str, float | None]:
@@ -128,9 +129,10 @@ def table(rows: Sequence[dict[str, Any]]) -> None:
         for failed in row["failed"]:
             console.print(f"{escape(row['row'])}: [red]{escape(failed)}[/]", soft_wrap=True)
         for gate in row["gates"]:
+            form = "%" if gate["unit"] == "share" else ""
             console.print(
                 f"{escape(row['row'])}: {escape(gate['gate'])}: {gate['passed']} of "
-                f"{row['seeds']} seeds, {_cell(gate['measured'], '')}",
+                f"{row['seeds']} seeds, {_cell(gate['measured'], form)}",
                 soft_wrap=True,
             )
 

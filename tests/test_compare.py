@@ -108,7 +108,8 @@ class TestSummary:
         assert row["tasks"]["b"]["drop"] == {"mean": 0.5, "sd": 0.0}
         assert row["step_ms"] == {"mean": 3.0, "sd": 1.0}
         measured = {"mean": 1.0, "sd": 1.0}
-        assert row["gates"] == [{"gate": "a / b", "passed": 2, "measured": measured}]
+        gate = {"gate": "a / b", "unit": "ratio", "passed": 2, "measured": measured}
+        assert row["gates"] == [gate]
 
     def test_the_early_drop(self) -> None:
         """By epoch 5, or by the last of a shorter run."""
