@@ -31,6 +31,11 @@ RUN python -c "import tomllib; p = tomllib.load(open('/wanted/pyproject.toml', '
     print(*p['dependencies'], *p['optional-dependencies']['torchjd'], sep='\n')" \
     > /wanted/packages.txt
 
+# The code, readable by the job's user whatever the checkout's modes are.
+FROM base AS code
+COPY job /app/job
+RUN chmod -R a+rX /app
+
 # --- torch, and what it is installed with ---------------------------------------------------------
 
 FROM base AS torch-cpu
@@ -55,7 +60,7 @@ RUN --mount=type=bind,from=wanted,source=/wanted,target=/wanted \
 # --- the spec, checked with the very packages that will run it ------------------------------------
 
 FROM packages-cpu AS baked-cpu
-COPY job /app/job
+COPY --from=code /app /app
 ARG SPEC=docker/smoke.json
 ARG SPEC_SHA256
 ARG REVISION
@@ -64,7 +69,7 @@ ARG CUDA_VERSION=none
 RUN --mount=type=bind,target=/context python -m job.bake "/context/$SPEC" /baked
 
 FROM packages-cuda AS baked-cuda
-COPY job /app/job
+COPY --from=code /app /app
 ARG SPEC=docker/smoke.json
 ARG SPEC_SHA256
 ARG REVISION
@@ -75,7 +80,7 @@ RUN --mount=type=bind,target=/context python -m job.bake "/context/$SPEC" /baked
 
 FROM packages-cpu AS cpu
 # The code changes more often than the packages, and less often than the spec.
-COPY job /app/job
+COPY --from=code /app /app
 # The spec's data, which a new spec leaves alone, and the spec with what the image says of itself.
 COPY --from=baked-cpu /baked/data /job
 COPY --from=baked-cpu /baked/spec /job
@@ -92,7 +97,7 @@ LABEL org.opencontainers.image.title=evengrad \
       evengrad.cuda=none
 
 FROM packages-cuda AS cuda
-COPY job /app/job
+COPY --from=code /app /app
 COPY --from=baked-cuda /baked/data /job
 COPY --from=baked-cuda /baked/spec /job
 USER job

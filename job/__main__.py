@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from job.faults import InputError
+from job.heartbeat import path_of
 from job.read_spec import read_spec
 from job.read_spec import schema as spec_schema
 from job.run_id import FORM, RULE, new_run_id
@@ -19,7 +21,7 @@ from job.run_id import FORM, RULE, new_run_id
 # Loading torch takes seconds; what does without it must not pay. So the commands that train import
 # it themselves.
 
-FAILED, INVALID, INTERRUPTED = 1, 2, 75
+FAILED, INVALID, DEVICE_FAILED, INTERRUPTED = 1, 2, 71, 75
 
 app = typer.Typer(
     name="python -m job",
@@ -194,10 +196,13 @@ def main(argv: list[str] | None = None) -> Any:
         print(f"evengrad: {refusal}", file=sys.stderr)
         sys.exit(FAILED)
     except (RuntimeError, MemoryError) as error:
-        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
-            print(f"evengrad: out of memory: {str(error).splitlines()[0]}", file=sys.stderr)
-            sys.exit(FAILED)
-        raise
+        from job.device import device_fault
+
+        if device_fault(error) is None:
+            raise
+        what = f"{type(error).__name__}: {error}".splitlines()[0]
+        print(f"evengrad: the device or its memory failed: {what}", file=sys.stderr)
+        sys.exit(FAILED if path_of(os.environ) is None else DEVICE_FAILED)
     except InputError as error:
         for fault in error.faults:
             print(fault, file=sys.stderr)

@@ -60,8 +60,8 @@ def finished_code(store: Store, run: str, spec: JobSpec) -> int | None:
     head = HeadDocument(store, run, fenced=False)
     with suppress(Damaged):  # taking the run will deal with it
         found = head.read()
+        _same_spec(store, spec, run, found)
         if found is not None and found.finished is not None:
-            _same_spec(store, spec, run, found)
             if _stored_spec(store, run) != spec.canonical().encode():
                 store.put(f"{run}/spec.json", spec.canonical().encode())
             write_result(store, run, found)

@@ -2,39 +2,83 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from contextlib import suppress
+from typing import TypeVar
 
-from job.claim import Claim, Finished, claim, finished_code, write_result
+from job.claim import Finished, claim, finished_code, write_result
 from job.document import Body, Damaged, Document
 from job.events import GateResult, Reason, RunFinished
 from job.gates import Verdict
 from job.head import HeadDocument
 from job.history import read_history
-from job.journal import Journal, Line, print_line
+from job.journal import Journal, Line, Sink
 from job.lease import Lease
 from job.records import Records
 from job.spec import JobSpec
 from job.store import Store, Unavailable
 
+Result = TypeVar("Result")
+
 
 def conclude(
-    store: Store, spec: JobSpec, run_id: str, reason: Reason, code: int, error: str
+    store: Store,
+    spec: JobSpec,
+    run_id: str,
+    reason: Reason,
+    code: int,
+    error: str,
+    *,
+    until: float,
+    tell: Callable[[str], None],
 ) -> int:
     """Take the run from its dead trainer and write its end: event, head, result, status.
 
-    Returns the exit code that stands: the trainer's, where that recorded an end right before it
-    died. Raises what `claim` raises but Finished, UploadFailed and StoreError.
+    Tries again, until a time of the monotonic clock, while the store is out of reach. `tell` is
+    given the event's line once it is stored. Returns the exit code that stands: the trainer's,
+    where that recorded an end right before it died. Raises what `claim` raises but Finished, Held
+    among it where a living process has the run, whose end this is not then; and Unavailable.
     """
     run = f"{spec.name}/{run_id}"
+
+    def patiently(act: Callable[[], Result]) -> Result:
+        while True:
+            try:
+                return act()
+            except Unavailable:
+                if time.monotonic() > until:
+                    raise
+            time.sleep(1.0)
+
     try:
-        claimed = claim(store, spec, run, take_over=True, must_exist=False)
+        claimed = patiently(lambda: claim(store, spec, run, take_over=False, must_exist=False))
     except Finished:
-        return finished_code(store, run, spec) or 0
-    event = _end(spec, read_history(store, run), reason, code, error)
-    _record(claimed, run_id, event, spec.checkpoint.offline_minutes * 60)
-    write_result(store, run, claimed.head.body)
-    claimed.lease.release()
+        return patiently(lambda: finished_code(store, run, spec)) or 0
+    told = patiently(lambda: read_history(store, run))
+    event = _end(spec, told, reason, code, error)
+    lines: list[str] = []
+    records = Records(store, run, claimed.lease.epoch, spec.checkpoint.offline_minutes * 60)
+    sinks: list[Sink] = [records, lambda _, line: lines.append(line)]
+    Journal(run_id, sinks, claimed.last_seq + 1).emit(event)
+    status = Document(store, f"{run}/status.json", fenced=False)
+    last = {"step": event.steps, "epoch": event.epochs, "error": error}
+    for act in (
+        lambda: _flush(records),
+        lambda: claimed.head.write(claimed.head.body.ended(run_id, event)),
+        lambda: write_result(store, run, claimed.head.body),
+        lambda: status.write({"schema": 1, "phase": reason, "exit_code": code, **last}),
+        claimed.lease.release,
+    ):
+        patiently(act)
+    tell(lines[0])
     return code
+
+
+def _flush(records: Records) -> None:
+    records.flush()
+    if records.down_since is not None:
+        raise Unavailable("the run's last event waits locally")
 
 
 def note(store: Store, spec: JobSpec, run_id: str, code: int, error: str) -> None:
@@ -47,13 +91,15 @@ def note(store: Store, spec: JobSpec, run_id: str, code: int, error: str) -> Non
     head = None
     with suppress(Damaged):
         head = HeadDocument(store, run, fenced=False).read()
+    if head is not None and head.finished is not None:
+        return
     lease.acquire(head.epoch if head else 0, take_over=False)
     status = Document(store, f"{run}/status.json", fenced=False)
     before: Body = {}
     with suppress(Damaged):
         before = status.read() or {}
-    phase = before.get("phase") if before.get("error") else "failed"
-    status.write({"error": error, **before, "schema": 1, "phase": phase, "exit_code": code})
+    why = {"phase": "failed", "exit_code": code, "error": error or f"the trainer ended with {code}"}
+    status.write({**before, "schema": 1, **why})
     lease.release()
 
 
@@ -80,16 +126,3 @@ def _gates(spec: JobSpec, told: list[Line], epoch: int) -> list[GateResult]:
     }
     unread = Verdict(spec.gates, spec.train.epochs).final(epoch)
     return [known.get(gate.gate, gate) for gate in unread]
-
-
-def _record(claimed: Claim, run_id: str, event: RunFinished, offline_seconds: float) -> None:
-    store, run, lease = claimed.store, claimed.run, claimed.lease
-    records = Records(store, run, lease.epoch, offline_seconds)
-    Journal(run_id, [print_line, records], claimed.last_seq + 1).emit(event)
-    records.flush()
-    if records.down_since is not None:
-        raise Unavailable("the run's last event waits locally")
-    claimed.head.write(claimed.head.body.ended(run_id, event))
-    status = Document(store, f"{run}/status.json", fenced=False)
-    told = {"step": event.steps, "epoch": event.epochs, "error": event.error}
-    status.write({"schema": 1, "phase": event.reason, "exit_code": event.exit_code, **told})

@@ -50,7 +50,7 @@ def device_fault(error: Exception) -> Literal["oom", "failed"] | None:
 
     A new process may do better: after a CUDA error this one cannot.
     """
-    if isinstance(error, torch.OutOfMemoryError) or OUT_OF_MEMORY in str(error):
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or OUT_OF_MEMORY in str(error):
         return "oom"
     if isinstance(error, torch.AcceleratorError):
         return "failed"

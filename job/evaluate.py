@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -27,9 +27,17 @@ class Losses(NamedTuple):
 
 @torch.no_grad()
 def evaluate(
-    model: Jade, losses: Sequence[TaskLoss], split: Split, device: torch.device, most: int
+    model: Jade,
+    losses: Sequence[TaskLoss],
+    split: Split,
+    device: torch.device,
+    most: int,
+    tick: Callable[[], None] = lambda: None,
 ) -> Losses:
-    """Mean losses over at most `most` samples of a split, evenly spaced; fp32, without dropout."""
+    """Mean losses over at most `most` samples of a split, evenly spaced; fp32, without dropout.
+
+    `tick` is called after each batch.
+    """
     total = torch.zeros(2, len(losses), dtype=torch.float64, device=device)
     chosen = evenly_spaced(len(split.features), most)
     was_training = model.training
@@ -39,6 +47,7 @@ def evaluate(
         pairs = [f(o, y) for f, o, y in zip(losses, outputs, targets, strict=True)]
         total[0] += torch.stack([loss for loss, _ in pairs]).double() * len(features)
         total[1] += torch.stack([loss for _, loss in pairs]).double() * len(features)
+        tick()
     model.train(was_training)
     transformed, original = (total / len(chosen)).tolist()
     return Losses(transformed, original)

@@ -31,6 +31,8 @@ class Beat(NamedTuple):
     """As in `status.json`."""
     step: int
     """Steps taken."""
+    evaluated: int = 0
+    """Batches evaluated: an evaluation may take longer than a stall."""
 
 
 def path_of(environment: Mapping[str, str]) -> Path | None:
@@ -77,12 +79,18 @@ def write(path: Path, beat: Beat) -> None:
         partial.rename(path)
 
 
+def written(path: Path) -> float | None:
+    """When the file was last written, in Unix time; None where there is none."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return None
+
+
 def healthy(path: Path, now: float) -> bool:
     """Whether the file was written within FRESH seconds before `now` (Unix time)."""
-    try:
-        return now - path.stat().st_mtime < FRESH
-    except OSError:
-        return False
+    at = written(path)
+    return at is not None and now - at < FRESH
 
 
 if __name__ == "__main__":

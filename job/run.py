@@ -239,7 +239,7 @@ class Run:
 
     def _sign(self) -> Beat:
         """Of life, for a supervisor."""
-        return Beat(self.phase, self.training.at.step)
+        return Beat(self.phase, self.training.at.step, self.training.evaluated)
 
     def _status(self) -> Body:
         at, total = self.training.at, self.training.total_steps

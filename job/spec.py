@@ -566,6 +566,11 @@ class Resources(Section):
     max_boots: Count = 3
     """Boots without progress before the run counts as a crash loop."""
 
+    def rules(self) -> Iterator[Broken]:
+        """What this version cannot do with what is rented."""
+        if self.gpu_count > 1:
+            yield Broken(("gpu_count",), "this version trains on one GPU", "set it to 1")
+
 
 # --- the whole --------------------------------------------------------------------------------
 

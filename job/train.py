@@ -62,6 +62,8 @@ class Training:
         self.ledger = Ledger(self.names)
         self.verdict = Verdict(spec.gates, spec.train.epochs)
         self.at = Position()
+        self.evaluated = 0
+        """Batches, in this process."""
         self.booked = time.perf_counter()
         self.batches_per_epoch = math.ceil(len(data.train.features) / spec.train.batch_size)
         self.total_steps = self.batches_per_epoch * spec.train.epochs
@@ -170,7 +172,7 @@ class Training:
         trained = at.epoch_seconds
         at.epoch, at.batch = at.epoch + 1, 0
         splits = {
-            name: evaluate(self.stepper.model, self.losses, split, self.device, most)
+            name: evaluate(self.stepper.model, self.losses, split, self.device, most, self._tick)
             for name, split, most in (
                 ("train", self.data.train, self.spec.train.evaluate),
                 ("validation", self.data.validation, len(self.data.validation.features)),
@@ -191,6 +193,9 @@ class Training:
         self.ledger.begin_epoch()
         for result in self.verdict.read(epoch, self.finished):
             emit(result)
+
+    def _tick(self) -> None:
+        self.evaluated += 1
 
     def _epoch_tasks(self, train: Losses, validation: Losses) -> dict[str, EpochTask]:
         means = self.ledger.means()

@@ -38,7 +38,9 @@ if sys.orig_argv[1:4] == ["-m", "job", "run"]:
 class Life:
     """One life of a container, which keeps its output in files."""
 
-    def __init__(self, folder: Path, spec: Path, store: str, **settings: str) -> None:
+    def __init__(
+        self, folder: Path, spec: Path, store: str, *, out: Any = None, **settings: str
+    ) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.heartbeat = folder / "heartbeat.json"
@@ -51,13 +53,12 @@ class Life:
             # Faults may be planted in the folder (`plant`); else it adds nothing.
             "PYTHONPATH": f"{folder}:{ROOT}",
         }
-        out, err = (folder / "out").open("w"), (folder / "err").open("w")
-        with out, err:
+        with (folder / "out").open("w") as file, (folder / "err").open("w") as err:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "job.supervise"],
                 cwd=folder,
                 env=environment(**(variables | settings)),
-                stdout=out,
+                stdout=file if out is None else out,
                 stderr=err,
             )
 
@@ -91,9 +92,11 @@ class Life:
 
 
 @contextmanager
-def alive(folder: Path, spec: Path, store: str, **settings: str) -> Iterator[Life]:
+def alive(
+    folder: Path, spec: Path, store: str, *, out: Any = None, **settings: str
+) -> Iterator[Life]:
     """A life that ends with the block at the latest, its trainer with it."""
-    life = Life(folder, spec, store, **settings)
+    life = Life(folder, spec, store, out=out, **settings)
     try:
         yield life
     finally:

@@ -24,7 +24,7 @@ LAYERS = {
     "step": "step optimizer ledger gates evaluate position",
     "train": "train",
     "uses of it": "facts run compare summary",
-    "container": "boot bake conclude pod supervise",
+    "container": "boot bake conclude pod supervisor supervise",
     "command line": "__main__",
 }
 """From the lowest: a module imports from its own layer and from those above it in this list."""
@@ -113,7 +113,7 @@ def test_the_job_never_imports_deploy_or_tests() -> None:
 def test_reading_loads_no_torch(tmp_path: Path) -> None:
     """Specs, events, stores and histories can be read where torch is not even installed."""
     modules = [*LAYERS["spec"].split(), *LAYERS["events"].split(), "store", "history"]
-    modules += ["heartbeat", "supervise"]
+    modules += ["heartbeat", "supervisor"]
     code = f"""
 import importlib, sys
 for module in {modules}:

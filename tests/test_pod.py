@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.command import ROOT
+from tests.command import ROOT, environment
 from tests.nursery import until
 from tests.small import write
 from tests.stub_api import HANG, Asked, stub_api, wait_for
@@ -96,4 +99,28 @@ def test_a_pod_goes_on_under_its_own_name(tmp_path: Path) -> None:
         spec, settings = write(tmp_path), in_pod(api.port, RUN_ID="")
         with alive(tmp_path / "1", spec, str(tmp_path / "store"), **settings):
             wait_for(api, 1, 60)
+    assert (tmp_path / "store/small/pod-1/result.json").exists()
+
+
+def test_a_full_disk_does_not_end_it(tmp_path: Path) -> None:
+    """A log that cannot be written is no reason to exit, and so to be started again."""
+    full = os.open("/dev/full", os.O_WRONLY)
+    with stub_api([500, 204]) as api:
+        spec, settings = write(tmp_path), in_pod(api.port)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "job.supervise"],
+            cwd=tmp_path,
+            env=environment(
+                EVENGRAD_SPEC=str(spec), EVENGRAD_STORE=str(tmp_path / "store"), **settings
+            ),
+            stdout=full,
+            stderr=full,
+        )
+        os.close(full)
+        try:
+            assert wait_for(api, 2, 60) == [DELETE, STOP]
+            assert process.poll() is None
+        finally:
+            process.kill()
+            process.wait()
     assert (tmp_path / "store/small/pod-1/result.json").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,15 @@ from typing import Any
 import pytest
 
 from job.boot import count_boot
+from job.conclude import conclude
 from job.head import Head, HeadDocument, Kept
 from job.heartbeat import FRESH, Beat, healthy, write
 from job.history import read_document, read_history
+from job.read_spec import read_spec
+from job.store import Unavailable
 from job.store_directory import DirectoryStore
 from tests.nursery import Nursery, until
+from tests.proxy import Proxy
 from tests.runs import SPEC, Run, Undisturbed, assert_undisturbed
 from tests.small import HUGE, SMALL
 from tests.small import write as write_spec
@@ -26,6 +31,7 @@ KEY = "small/r"
 RESOURCES = {"gpu": ["any"], "max_price_per_hour": 1, "max_hours": 1}
 LONG = SPEC | {"train.epochs": 100_000}
 OUT_OF_MEMORY = 'import torch; raise torch.OutOfMemoryError("CUDA out of memory. Tried")'
+SLOW = pytest.mark.slow
 SUICIDE = "os.kill(os.getpid(), 9)"
 
 
@@ -97,7 +103,9 @@ def test_a_killed_trainer_is_started_again(
 
 
 @pytest.mark.parametrize(
-    ("deed", "reason"), [(SUICIDE, "failed"), (OUT_OF_MEMORY, "oom")], ids=["killed", "oom"]
+    ("deed", "reason"),
+    [(SUICIDE, "failed"), pytest.param(OUT_OF_MEMORY, "oom", marks=SLOW)],
+    ids=["killed", "oom"],
 )
 def test_restarts_are_bounded(tmp_path: Path, deed: str, reason: str) -> None:
     """After three restarts the run has failed, and result, event and status say why."""
@@ -127,7 +135,7 @@ def test_memory_that_ran_out_once(tmp_path: Path) -> None:
 # --- signals --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=SLOW)])
 def test_a_signal_leaves_a_resumable_run(
     tmp_path: Path, nursery: Nursery, undisturbed: Undisturbed, number: int
 ) -> None:
@@ -177,6 +185,7 @@ def test_stall(tmp_path: Path) -> None:
     spec = write_spec(tmp_path, LONG | limits(stall_minutes=10 / 60))
     with alive(tmp_path / "1", spec, str(tmp_path / "store"), EVENGRAD_GRACE="1") as life:
         life.until_step(50)
+        until(lambda: '"step": 0' not in life.heartbeat.read_text())
         trainer = life.trainer()
         os.kill(trainer, signal.SIGSTOP)
         assert life.wait() == 1, life.err
@@ -186,6 +195,7 @@ def test_stall(tmp_path: Path) -> None:
     assert found["checkpoint"] is not None
 
 
+@pytest.mark.slow
 def test_a_working_trainer_does_not_stall(tmp_path: Path) -> None:
     """Only steps count: a run longer than the stall limit goes on while it finishes steps."""
     spec = write_spec(tmp_path, LONG | limits(stall_minutes=10 / 60, max_hours=20 / 3600))
@@ -213,6 +223,135 @@ def test_boots_with_progress_do_not_count(tmp_path: Path) -> None:
     assert [count_boot(store, KEY) for _ in range(2)] == [1, 2]
     (tmp_path / KEY / "boots.json").write_text("{")
     assert count_boot(store, KEY) == 1
+
+
+def test_a_second_container_ends_no_living_run(tmp_path: Path) -> None:
+    """Too many boots of a run that lives elsewhere end the container that is one too many, and
+    not the run."""
+    edits = LONG | limits(max_boots=1) | {"checkpoint.every_steps": 10**6}
+    edits |= {"checkpoint.every_epochs": 10**6, "train.epochs": 10**6}
+    spec, store = write_spec(tmp_path, edits), str(tmp_path / "store")
+    with alive(tmp_path / "1", spec, store) as healthy:
+        healthy.until_step(20)
+        second = ended(tmp_path / "2", spec, store)
+        assert second.process.returncode == 1
+        assert "max_boots is exceeded" in second.err
+        assert not (tmp_path / "store" / KEY / "result.json").exists()
+        told = len(healthy.out)
+        until(lambda: len(healthy.out) > told, say=lambda: healthy.err)
+        assert healthy.process.poll() is None
+
+
+def test_an_end_that_nobody_reads_is_stored(tmp_path: Path) -> None:
+    """With a log that is full the deadline holds all the same, and the end is in the store."""
+    spec = write_spec(tmp_path, LONG | limits(max_hours=8 / 3600))
+    reader, writer = os.pipe()
+    with alive(tmp_path / "1", spec, str(tmp_path / "store"), out=writer) as life:
+        os.close(writer)
+        assert life.wait() == 1, life.err
+    os.close(reader)
+    assert result(tmp_path)["reason"] == "deadline_exceeded"
+
+
+def test_a_trainer_that_does_not_leave(tmp_path: Path) -> None:
+    """One that hangs after its end is killed when its signs of life have ceased for long enough;
+    the end that it recorded stands."""
+    plant(tmp_path / "1", "import atexit, time; atexit.register(time.sleep, 600)", 99)
+    spec = write_spec(tmp_path, limits(stall_minutes=6 / 60))
+    life = ended(tmp_path / "1", spec, str(tmp_path / "store"))
+    assert life.process.returncode == 0, life.err
+    assert result(tmp_path)["reason"] == "succeeded"
+
+
+SLOWNESS = """
+import sys, time
+if sys.orig_argv[1:4] == ["-m", "job", "run"]:
+    import job.data, job.evaluate, job.train
+    load, batches = job.data.load, job.evaluate.batches
+    def slow_load(*arguments):
+        time.sleep(6)
+        return load(*arguments)
+    def slow_batches(*arguments):
+        for batch in batches(*arguments):
+            time.sleep(0.8)
+            yield batch
+    job.data.load, job.evaluate.batches, job.evaluate.BATCH = slow_load, slow_batches, 8
+"""
+
+
+def test_slow_is_not_stalled(tmp_path: Path) -> None:
+    """Loading data for longer than the stall limit, and evaluating for longer, is no stall."""
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1/sitecustomize.py").write_text(SLOWNESS)
+    edits = {"train.epochs": 1} | limits(stall_minutes=4 / 60)
+    life = ended(tmp_path / "1", write_spec(tmp_path, edits), str(tmp_path / "store"))
+    assert life.process.returncode == 0, life.err
+
+
+def test_a_wrong_spec_leaves_a_run_alone(tmp_path: Path) -> None:
+    """Starts with another spec are refused, and leave boots and status of the run as they are."""
+    store = str(tmp_path / "store")
+    right = write_spec(tmp_path, LONG | limits(max_boots=1))
+    with alive(tmp_path / "1", right, store) as life:
+        life.until_step(20)
+        life.process.send_signal(signal.SIGTERM)
+        assert life.wait() == 75
+    before = {p.name: p.read_bytes() for p in (tmp_path / "store" / KEY).glob("*.json")}
+    wrong = write_spec(tmp_path, LONG | limits(max_boots=1) | {"seed": 7}, "wrong.json")
+    for n in range(2):
+        refused = ended(tmp_path / f"wrong-{n}", wrong, store)
+        assert refused.process.returncode == 2
+        assert "$.seed: found 7" in refused.err
+    assert before == {p.name: p.read_bytes() for p in (tmp_path / "store" / KEY).glob("*.json")}
+
+
+def test_memory_that_runs_out_before_the_first_step(tmp_path: Path) -> None:
+    """The device may fail while the network is made: the next start may do better."""
+    starts = plant(tmp_path / "1", OUT_OF_MEMORY, 1)
+    planted = tmp_path / "1/sitecustomize.py"
+    planted.write_text(planted.read_text().replace("Training.run", "Training.__init__"))
+    life = ended(tmp_path / "1", write_spec(tmp_path), str(tmp_path / "store"))
+    assert (life.process.returncode, starts.read_text()) == (0, ".."), life.err
+
+
+class Once(DirectoryStore):
+    """A directory that is out of reach once, for the first write of one document."""
+
+    def __init__(self, root: Path, document: str) -> None:
+        super().__init__(root)
+        self.document: str | None = document
+
+    def _fail(self, key: str) -> None:
+        if self.document is not None and self.document in key:
+            self.document = None
+            raise Unavailable("once")
+
+    def put(self, key: str, data: Any) -> str:
+        self._fail(key)
+        return super().put(key, data)
+
+    def put_if_match(self, key: str, data: Any, etag: str) -> str:
+        self._fail(key)
+        return super().put_if_match(key, data, etag)
+
+
+@pytest.mark.parametrize("document", ["/events/", "latest.json", "result.json", "status.json"])
+def test_an_outage_at_the_end(
+    tmp_path: Path, document: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever write fails once, the end is told once, and stands in result and status."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    spec = read_spec(write_spec(tmp_path))
+    store = Once(tmp_path / "store", document)
+    lines: list[str] = []
+    until_when = time.monotonic() + 60
+    code = conclude(store, spec, "r", "stalled", 1, "it hung", until=until_when, tell=lines.append)
+    assert (code, len(lines)) == (1, 1)
+    assert [e["event"] for e in read_history(store, KEY)] == ["run.finished"]
+    for name, field in (("result.json", "reason"), ("status.json", "phase")):
+        found = read_document(store, KEY, name)
+        assert found is not None
+        assert found[field] == "stalled"
 
 
 # --- before anything is trained -------------------------------------------------------------------
@@ -270,6 +409,17 @@ def test_a_store_that_forbids(tmp_path: Path, s3_url: str) -> None:
     assert "403" in life.err
     assert "not-the-one" not in life.err
     assert time.monotonic() - begun < 20
+
+
+def test_a_signal_while_the_store_is_silent(tmp_path: Path, proxy: Proxy, s3_url: str) -> None:
+    """A container that is told to end before it has begun does not wait for the store: 75."""
+    proxy.rule = lambda _: "hang"
+    with alive(tmp_path / "1", write_spec(tmp_path), s3_url) as life:
+        time.sleep(2)
+        begun = time.monotonic()
+        life.process.send_signal(signal.SIGTERM)
+        assert life.wait() == 75, life.err
+        assert time.monotonic() - begun < 5
 
 
 # --- the health check -----------------------------------------------------------------------------
