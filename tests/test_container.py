@@ -27,6 +27,7 @@ from job.head import HeadDocument, Kept
 from job.history import read_document, read_history
 from job.store import Store, Unavailable, open_store
 from job.store_directory import DirectoryStore
+from job.version import VERSION
 from tests.command import ROOT
 from tests.nursery import until
 from tests.runs import SPEC
@@ -179,6 +180,7 @@ def test_what_the_image_says_of_itself(image: str) -> None:
     assert config["Labels"]["evengrad.spec.sha256"] == digest
     assert config["Labels"]["org.opencontainers.image.revision"] == "abc"
     assert config["Labels"]["evengrad.cuda"] == "none"
+    assert config["Labels"]["org.opencontainers.image.version"] == VERSION
     assert config["User"] == "job"
     assert config["Entrypoint"] == ["python", "-m", "job.supervise"]
     assert config["Healthcheck"]["Test"] == ["CMD", "python", "-m", "job.heartbeat"]

@@ -14,6 +14,7 @@ import pytest
 from job.events import EVENT, Epoch, EpochTask, Event, Step, StepTask
 from job.read_spec import schema
 from job.spec import Balance
+from job.version import VERSION
 from tests.readme import README, ROOT, renewed
 
 SCHEMA = ROOT / "docker" / "spec.schema.json"
@@ -96,3 +97,15 @@ def test_make_targets(readme: str) -> None:
     subprocess.run([*make, "--dry-run", *TARGETS], cwd=ROOT, check=True, capture_output=True)
     assert "make smoke" in readme
     assert "make test" in readme
+
+
+def test_one_version_everywhere() -> None:
+    """Makefile and Dockerfile install one torch, and the image's labels tell it and the code's
+    version."""
+    docker, make = (ROOT / name for name in ("Dockerfile", "Makefile"))
+    found = re.findall(r"torch={2,3}([0-9.]+)", docker.read_text() + make.read_text())
+    found += re.findall(r"evengrad.torch=([0-9.]+)", docker.read_text())
+    assert len(found) >= 4
+    assert len(set(found)) == 1
+    labels = re.findall(r"image.version=([0-9.]+)", docker.read_text())
+    assert set(labels) == {VERSION}
