@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from job.head import HeadDocument
 from job.read_spec import read_spec
 from job.run_id import FORM, RULE
 from job.spec import JobSpec
-from job.store import Store, StoreError, Unavailable, open_store
+from job.store import Store, StoreError, open_store, patiently
 
 FAILED, INVALID = 1, 2
 UNRESOLVED = "{{ RUNPOD_SECRET_"
@@ -56,7 +56,9 @@ def admit(environment: Mapping[str, str], path: Path, url: str, run_id: str) -> 
         spec = read_spec(path)
         _check_baked(path, environment)
         store, run = open_store(url), f"{spec.name}/{run_id}"
-        code = _patiently(lambda: finished_code(store, run, spec))
+        # The network of a fresh container, or the server beside it, may not be there yet.
+        until = time.monotonic() + PATIENCE
+        code = patiently(lambda: finished_code(store, run, spec), until)
         if code is not None:
             raise NotAdmitted(code, f"run {run_id} has finished; nothing is trained")
         return Admitted(spec, store, count_boot(store, run))
@@ -64,18 +66,6 @@ def admit(environment: Mapping[str, str], path: Path, url: str, run_id: str) -> 
         raise NotAdmitted(INVALID, "\n".join(map(str, error.faults))) from error
     except (StoreError, Refused) as error:
         raise NotAdmitted(FAILED, str(error)) from error
-
-
-def _patiently(act: Callable[[], int | None]) -> int | None:
-    """The network of a fresh container, or the server beside it, may not be there yet."""
-    until = time.monotonic() + PATIENCE
-    while True:
-        try:
-            return act()
-        except Unavailable:
-            if time.monotonic() > until:
-                raise
-        time.sleep(0.5)
 
 
 def unresolved(environment: Mapping[str, str]) -> list[str]:
@@ -88,7 +78,11 @@ def _check_baked(path: Path, environment: Mapping[str, str]) -> None:
     build = Path(environment.get("EVENGRAD_BUILD", BUILD))
     if environment.get("EVENGRAD_ANY_SPEC") == "1" or not build.exists():
         return
-    baked = json.loads(build.read_text())["spec_sha256"]
+    try:
+        baked = str(json.loads(build.read_text())["spec_sha256"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        why = f"{build} does not say which spec was baked; build the image anew"
+        raise NotAdmitted(INVALID, why) from error
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if baked != found:
         raise NotAdmitted(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TypeVar
 
 from job.claim import Finished, claim, finished_code, write_result
 from job.document import Body, Damaged, Document
@@ -17,9 +15,7 @@ from job.journal import Journal, Line, Sink
 from job.lease import Lease
 from job.records import Records
 from job.spec import JobSpec
-from job.store import Store, Unavailable
-
-Result = TypeVar("Result")
+from job.store import Result, Store, Unavailable, patiently
 
 
 def conclude(
@@ -42,20 +38,14 @@ def conclude(
     """
     run = f"{spec.name}/{run_id}"
 
-    def patiently(act: Callable[[], Result]) -> Result:
-        while True:
-            try:
-                return act()
-            except Unavailable:
-                if time.monotonic() > until:
-                    raise
-            time.sleep(1.0)
+    def store_it(act: Callable[[], Result]) -> Result:
+        return patiently(act, until)
 
     try:
-        claimed = patiently(lambda: claim(store, spec, run, take_over=False, must_exist=False))
+        claimed = store_it(lambda: claim(store, spec, run, take_over=False, must_exist=False))
     except Finished:
-        return patiently(lambda: finished_code(store, run, spec)) or 0
-    told = patiently(lambda: read_history(store, run))
+        return store_it(lambda: finished_code(store, run, spec)) or 0
+    told = store_it(lambda: read_history(store, run))
     event = _end(spec, told, reason, code, error)
     lines: list[str] = []
     records = Records(store, run, claimed.lease.epoch, spec.checkpoint.offline_minutes * 60)
@@ -70,7 +60,7 @@ def conclude(
         lambda: status.write({"schema": 1, "phase": reason, "exit_code": code, **last}),
         claimed.lease.release,
     ):
-        patiently(act)
+        store_it(act)
     tell(lines[0])
     return code
 

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -33,7 +33,7 @@ from job.journal import Journal, Sink
 from job.ledger import NotFinite
 from job.records import Records, UploadFailed
 from job.snapshot import Snapshot
-from job.store import StoreError, Unavailable
+from job.store import StoreError, Unavailable, patiently
 from job.train import Interrupted, Training
 from job.version import VERSION
 
@@ -321,7 +321,7 @@ class Run:
         self.journal.emit(event)
         try:
             if end.final:
-                self._patiently(lambda: self._record(event))
+                patiently(lambda: self._record(event), time.monotonic() + self.offline_seconds)
             else:
                 self.heart.beat()
         except (UploadFailed, StoreError) as fault:
@@ -346,17 +346,6 @@ class Run:
         self._store_events()
         self.head.write(self.head.body.ended(self.run_id, event))
         write_result(self.store, self.run, self.head.body)
-
-    def _patiently(self, act: Callable[[], None]) -> None:
-        """Act, again and again while the store is out of reach; raises as the spec bears it."""
-        begun = time.monotonic()
-        while True:
-            try:
-                return act()
-            except Unavailable:
-                if time.monotonic() - begun > self.offline_seconds:
-                    raise
-            time.sleep(1.0)
 
     def _silence(self) -> None:
         """End the threads beside."""

@@ -14,11 +14,12 @@ root, such as `smoke/r1/checkpoints/20/manifest.json`; no part of a key begins w
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 from job.faults import Fault, InputError
 
@@ -29,6 +30,9 @@ PART = 64 << 20
 we know takes parts of at most 500 MB."""
 
 Bytes = bytes | bytearray | memoryview
+RETRY_SECONDS = 1.0
+"""Between two tries of what is tried patiently."""
+Result = TypeVar("Result")
 
 
 class StoreError(Exception):
@@ -153,6 +157,20 @@ def _conflicts(write: Callable[[], str]) -> bool:
         write()
         return False
     return True
+
+
+def patiently(act: Callable[[], Result], until: float) -> Result:
+    """What `act` returns, tried again while the store is out of reach.
+
+    until: a time of the monotonic clock, after which Unavailable is raised.
+    """
+    while True:
+        try:
+            return act()
+        except Unavailable:
+            if time.monotonic() > until:
+                raise
+        time.sleep(RETRY_SECONDS)
 
 
 def checked(key: str) -> str:

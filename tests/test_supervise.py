@@ -380,6 +380,11 @@ def test_only_the_baked_spec_runs(tmp_path: Path) -> None:
     assert refused.process.returncode == 2
     assert "the image was built with 000000000000…" in refused.err
     assert refused.out == ""
+    for n, content in enumerate(["", "[]", "{}", "{"]):
+        build.write_text(content)
+        damaged = ended(tmp_path / f"damaged-{n}", spec, store, EVENGRAD_BUILD=str(build))
+        assert damaged.process.returncode == 2
+        assert "does not say which spec was baked" in damaged.err
     asked = ended(tmp_path / "2", spec, store, EVENGRAD_BUILD=str(build), EVENGRAD_ANY_SPEC="1")
     assert asked.process.returncode == 0
 
