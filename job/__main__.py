@@ -8,15 +8,21 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from job.faults import InputError
 from job.heartbeat import path_of
+from job.last_word import told
 from job.read_spec import read_spec
 from job.read_spec import schema as spec_schema
 from job.run_id import FORM, RULE, new_run_id
+from job.spec import JobSpec
+from job.torchrun import under_torchrun
+
+if TYPE_CHECKING:
+    from job.ranks import Ranks
 
 # Loading torch takes seconds; what does without it must not pay. So the commands that train import
 # it themselves.
@@ -76,6 +82,9 @@ def run(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _interrupted)
     job = read_spec(spec)
+    ranks = _meet(job) if under_torchrun(os.environ) else None
+    if ranks is not None and ranks.rank > 0:
+        raise typer.Exit(_train_along(job, ranks))
 
     from job.claim import Finished, claim, finished_code
     from job.store import open_store
@@ -88,12 +97,15 @@ def run(
 
     from job.data import load
     from job.journal import print_line
+    from job.ranks import ALONE
     from job.run import run as train
     from job.show import Readable
     from job.train import Training
 
     readable = Readable() if pretty or (sys.stdout.isatty() and not as_json) else None
-    training = Training(job, load(job, spec.resolve().parent))
+    ranks, data = ranks or ALONE, load(job, spec.resolve().parent)
+    ranks.broadcast(data)
+    training = Training(job, data, ranks)
     try:
         claimed = claim(where, job, key, take_over=take_over, must_exist=resume is not None)
         raise typer.Exit(train(training, claimed, name, [readable or print_line], grace))
@@ -103,6 +115,24 @@ def run(
     finally:
         if readable is not None:
             readable.close()
+
+
+def _meet(job: JobSpec) -> Ranks:
+    from job.device import settle
+    from job.ranks import join
+
+    return join(os.environ, settle(job.train))
+
+
+def _train_along(job: JobSpec, ranks: Ranks) -> int:
+    """Train as another rank than 0, which reads the data for all; returns its exit code."""
+    from job.data import Dataset
+    from job.follow import follow
+    from job.train import Training
+
+    data: Dataset | None = ranks.broadcast()
+    assert data is not None
+    return follow(Training(job, data, ranks))
 
 
 def _interrupted(*_: object) -> None:
@@ -181,8 +211,14 @@ def compare(
 def main(argv: list[str] | None = None) -> Any:
     """Run a command; a user's fault becomes one line each on stderr and exit code 2.
 
-    A run that cannot be taken or stored becomes one line and exit code 1.
+    A run that cannot be taken or stored becomes one line and exit code 1. One rank of several
+    tells its code past torchrun (job.last_word).
     """
+    with told(os.environ):
+        return _command(argv)
+
+
+def _command(argv: list[str] | None) -> Any:
     from job.claim import Refused
     from job.document import Damaged, Fenced
     from job.lease import Held

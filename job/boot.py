@@ -14,6 +14,7 @@ from job.claim import Refused, finished_code
 from job.document import Damaged, Document
 from job.faults import InputError
 from job.head import HeadDocument
+from job.pod import own_pod
 from job.read_spec import read_spec
 from job.run_id import FORM, RULE
 from job.spec import JobSpec
@@ -45,8 +46,13 @@ class Admitted(NamedTuple):
     """Since the run last had a new checkpoint, this one included."""
 
 
-def admit(environment: Mapping[str, str], path: Path, url: str, run_id: str) -> Admitted:
-    """Look at secrets, spec, image and store; raises NotAdmitted."""
+def admit(
+    environment: Mapping[str, str], path: Path, url: str, run_id: str, counts: bool = True
+) -> Admitted:
+    """Look at secrets, spec, image and store; raises NotAdmitted.
+
+    counts: whether this is a boot of the run; else it is one of a machine that only trains along.
+    """
     if names := unresolved(environment):
         why = f"{', '.join(names)}: RunPod did not fill in the secret; create one of that name"
         raise NotAdmitted(FAILED, why)
@@ -61,7 +67,7 @@ def admit(environment: Mapping[str, str], path: Path, url: str, run_id: str) -> 
         code = patiently(lambda: finished_code(store, run, spec), until)
         if code is not None:
             raise NotAdmitted(code, f"run {run_id} has finished; nothing is trained")
-        return Admitted(spec, store, count_boot(store, run))
+        return Admitted(spec, store, count_boot(store, run, own_pod(environment)) if counts else 1)
     except InputError as error:
         raise NotAdmitted(INVALID, "\n".join(map(str, error.faults))) from error
     except (StoreError, Refused) as error:
@@ -92,10 +98,10 @@ def _check_baked(path: Path, environment: Mapping[str, str]) -> None:
         )
 
 
-def count_boot(store: Store, run: str) -> int:
+def count_boot(store: Store, run: str, pod: str | None = None) -> int:
     """Count this boot in `boots.json`; the count begins anew with every new checkpoint.
 
-    Raises StoreError.
+    It is a pod's first sign of life, long before a trainer's. Raises StoreError.
     """
     document = Document(store, f"{run}/boots.json", fenced=False)
     step, known = 0, {"step": -1, "boots": 0}
@@ -105,5 +111,5 @@ def count_boot(store: Store, run: str) -> int:
         head = HeadDocument(store, run, fenced=False).read()
         step = head.checkpoints[0].step if head is not None and head.checkpoints else 0
     boots = int(known["boots"]) + 1 if step <= known["step"] else 1
-    document.write({"schema": 1, "step": step, "boots": boots})
+    document.write({"schema": 1, "step": step, "boots": boots, "pod": pod})
     return boots

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 
 from job.faults import Fault, InputError
+from job.ranks import Lost
 from job.spec import Train
 
 OUT_OF_MEMORY = "can't allocate memory"
@@ -46,13 +47,13 @@ def settle(train: Train) -> torch.device:
 
 
 def device_fault(error: Exception) -> Literal["oom", "failed"] | None:
-    """What befell the device or its memory; None where the error tells of something else.
+    """What befell the device, its memory or another rank; None where the error tells of others.
 
     A new process may do better: after a CUDA error this one cannot.
     """
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or OUT_OF_MEMORY in str(error):
         return "oom"
-    if isinstance(error, torch.AcceleratorError):
+    if isinstance(error, torch.AcceleratorError | Lost):
         return "failed"
     marked = isinstance(error, RuntimeError) and any(mark in str(error) for mark in FAULTS)
     return "failed" if marked else None

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from job.data import Split
 from job.model import Jade
+from job.ranks import ALONE, Ranks
 from job.tasks import TaskLoss
 
 BATCH = 512
@@ -33,22 +34,25 @@ def evaluate(
     device: torch.device,
     most: int,
     tick: Callable[[], None] = lambda: None,
+    ranks: Ranks = ALONE,
 ) -> Losses:
     """Mean losses over at most `most` samples of a split, evenly spaced; fp32, without dropout.
 
-    `tick` is called after each batch.
+    Each rank evaluates its part of them. `tick` is called after each of its batches.
     """
     total = torch.zeros(2, len(losses), dtype=torch.float64, device=device)
     chosen = evenly_spaced(len(split.features), most)
+    mine = ranks.share(len(chosen))
     was_training = model.training
     model.eval()
-    for features, targets in batches(split, chosen, BATCH, losses, device):
+    for features, targets in batches(split, chosen[mine.first : mine.last], BATCH, losses, device):
         outputs = model(features)
         pairs = [f(o, y) for f, o, y in zip(losses, outputs, targets, strict=True)]
         total[0] += torch.stack([loss for loss, _ in pairs]).double() * len(features)
         total[1] += torch.stack([loss for _, loss in pairs]).double() * len(features)
         tick()
     model.train(was_training)
+    ranks.sum_([total])
     transformed, original = (total / len(chosen)).tolist()
     return Losses(transformed, original)
 
@@ -60,11 +64,20 @@ def evenly_spaced(count: int, most: int) -> Tensor:
 
 
 def batches(
-    split: Split, order: Tensor, size: int, losses: Sequence[TaskLoss], device: torch.device
+    split: Split,
+    order: Tensor,
+    size: int,
+    losses: Sequence[TaskLoss],
+    device: torch.device,
+    ranks: Ranks = ALONE,
 ) -> Iterator[tuple[Tensor, list[Tensor]]]:
-    """The samples in an order [n] as batches on the device: features and the tasks' targets."""
+    """The samples in an order [n] as batches on the device: features and the tasks' targets.
+
+    Of each batch, this rank's rows.
+    """
     for start in range(0, len(order), size):  # order.split would make a batch of no samples
         index = order[start : start + size]
+        index = index[ranks.share(len(index)).rows]
         targets = [split.targets[loss.task.name][index] for loss in losses]
         features = split.features[index]
         if device.type == "cuda":  # pinned, so that the copy does not wait

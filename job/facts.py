@@ -16,12 +16,13 @@ def started(training: Training, resumed: int | None) -> RunStarted:
     spec, data, model = training.spec, training.data, training.stepper.model
     cuda = training.device.type == "cuda"
     name = torch.cuda.get_device_name(training.device) if cuda else platform.machine()
+    count = f"{training.ranks.world} × " if training.ranks.world > 1 else ""
     return RunStarted(
         name=spec.name,
         spec_hash=spec.content_hash(),
         version=VERSION,
         torch=torch.__version__,
-        device=f"{training.device.type} ({name})",
+        device=f"{count}{training.device.type} ({name})",
         threads=torch.get_num_threads(),
         parameters=sum(p.numel() for p in model.parameters()),
         shapes={n: list(p.shape) for n, p in model.named_parameters()},

@@ -31,7 +31,7 @@ class Grace:
 
     @property
     def asked(self) -> bool:
-        """Whether a signal has come."""
+        """Whether a signal has come, here or to another rank."""
         return self._asked
 
     @property
@@ -52,11 +52,16 @@ class Grace:
                 signal.signal(number, handler)
             self._woken.set()
 
+    def begin(self) -> None:
+        """The grace begins now, if it has not: another rank was asked to end."""
+        if not self._asked:
+            self.stop_at, self._asked = time.monotonic() + self.seconds, True
+            self._woken.set()
+
     def _stop(self, *_: object) -> None:
         for number in SIGNALS:
             signal.signal(number, signal.SIG_DFL)
-        self.stop_at, self._asked = time.monotonic() + self.seconds, True
-        self._woken.set()
+        self.begin()
 
     def _watch(self) -> None:
         self._woken.wait()

@@ -8,6 +8,25 @@ import torch
 from torch import Tensor, nn
 
 from job import spec
+from job.ranks import Share
+
+
+class Dropout(nn.Dropout):
+    """Dropout of a rank's rows of a batch [B, …], by the mask of the whole batch.
+
+    So neither what is dropped nor where the generator stands afterwards depends on how many ranks
+    share a batch.
+    """
+
+    share: Share | None = None
+    """Of the batch under way; None: this process has all of it."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        """The values [b, …] of this rank's rows, some of them dropped in training."""
+        if self.share is None or not self.training:
+            return super().forward(values)
+        mask = super().forward(values.new_ones(self.share.of, *values.shape[1:]))
+        return values * mask[self.share.rows]
 
 
 class Trunk(nn.Module):
@@ -15,7 +34,7 @@ class Trunk(nn.Module):
 
     def __init__(self, model: spec.Jade, features: int) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(model.dropout.input)
+        self.dropout = Dropout(model.dropout.input)
         self.lstm = nn.LSTM(
             features,
             model.hidden,
@@ -49,7 +68,7 @@ class StepHead(nn.Module):
 
     def __init__(self, model: spec.Jade, width: int, outputs: int) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(model.dropout.heads)
+        self.dropout = Dropout(model.dropout.heads)
         self.output = nn.Linear(width, outputs)
 
     def rows(self, batch: int) -> Tensor:
@@ -73,7 +92,7 @@ class WindowHead(nn.Module):
     def __init__(self, model: spec.Jade, width: int, outputs: int) -> None:
         super().__init__()
         self.projection = nn.Sequential(
-            nn.Linear(width, model.projection), nn.ReLU(), nn.Dropout(model.dropout.heads)
+            nn.Linear(width, model.projection), nn.ReLU(), Dropout(model.dropout.heads)
         )
         self.output = nn.Linear(model.projection, outputs)
 
@@ -104,6 +123,12 @@ class Jade(nn.Module):
         self.heads = [head for head in self.by_task.values() if isinstance(head, Head)]
         self.is_step = [isinstance(head, StepHead) for head in self.heads]
         self.step_heads = [head for head in self.heads if isinstance(head, StepHead)]
+        self.dropouts = [module for module in self.modules() if isinstance(module, Dropout)]
+
+    def begin_batch(self, share: Share | None) -> None:
+        """Say which part of the batch comes next, where this process does not have all of it."""
+        for dropout in self.dropouts:
+            dropout.share = share
 
     def read_steps(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """All step heads in one product: outputs [B, T, R] and their linear maps [B, R, D].

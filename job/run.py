@@ -161,6 +161,8 @@ class Run:
                 self.damaged = head.named() - self.head.body.named()
             self.training.restore(found.tensors, found.manifest["values"])
             self.saved_step = found.kept.step
+        state = (found.tensors, found.manifest["values"]) if found is not None else None
+        self.training.ranks.broadcast(state)
         return found
 
     def _train(self) -> End:
@@ -264,6 +266,7 @@ class Run:
     def _interrupted(self) -> int:
         """A last checkpoint if the grace suffices, events and status; all within the grace."""
         self.phase = "interrupted"
+        self.grace.begin()
         assert self.publisher is not None
         self._save()
         self._beat_once()

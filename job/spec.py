@@ -25,6 +25,8 @@ Text = Annotated[str, Field(min_length=1)]
 NAME = r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$"
 TASK_NAME = r"^[A-Za-z_][A-Za-z0-9_-]{0,63}$"
 CUDA = r"^[0-9]+\.[0-9]+$"
+VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]{0,127}$"
+RUNPOD_NAME = r"^[A-Za-z0-9_-]{1,128}$"
 
 
 class Broken(NamedTuple):
@@ -548,7 +550,7 @@ class Resources(Section):
     gpu: tuple[Text, ...] = Field(min_length=1)
     """GPU ids as RunPod's catalogue spells them, in order of preference."""
     gpu_count: Annotated[int, Field(ge=1, le=8)] = 1
-    """GPUs in the pod."""
+    """GPUs in the pod; each trains on its part of every batch."""
     cloud: tuple[Literal["SECURE", "COMMUNITY"], ...] = Field(default=("SECURE",), min_length=1)
     """Pools to search, in order."""
     min_cuda: Annotated[str, Field(pattern=CUDA)] = "12.8"
@@ -565,11 +567,11 @@ class Resources(Section):
     """Without a finished step the run counts as stalled."""
     max_boots: Count = 3
     """Boots without progress before the run counts as a crash loop."""
-
-    def rules(self) -> Iterator[Broken]:
-        """What this version cannot do with what is rented."""
-        if self.gpu_count > 1:
-            yield Broken(("gpu_count",), "this version trains on one GPU", "set it to 1")
+    secrets: dict[
+        Annotated[str, Field(pattern=VARIABLE)], Annotated[str, Field(pattern=RUNPOD_NAME)]
+    ] = {}
+    """The container's variables that RunPod fills in, and the names of its secrets, e.g.
+    {"AWS_ACCESS_KEY_ID": "s3_key"}; never a secret itself."""
 
 
 # --- the whole --------------------------------------------------------------------------------

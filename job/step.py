@@ -8,6 +8,9 @@ The heads read a detached z. One backward over the sum of the losses reaches eve
 there, leaving exactly what each task's gradient at z is made of (job.gradients); the weighted
 combination then goes through the trunk once. Nothing here waits for the device: what a step
 measures stays there until the ledger fetches it.
+
+Where several ranks share the batch (job.ranks), each backward is followed by a sum over them: all
+that stands between the two is then the same on every rank.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from job.balance import Balancer
 from job.gradients import Gradients, membership
 from job.model import Jade, StepHead
 from job.precision import LossScale, flag_not_finite
+from job.ranks import ALONE, Ranks, Share
 from job.tasks import TaskLoss
 
 
@@ -62,9 +66,10 @@ class Stepper(nn.Module):
         clip: float | None = None,
         precision: str = "fp32",
         loss_scale: LossScale | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         super().__init__()
-        self.model, self.balancer = model, balancer
+        self.model, self.balancer, self.ranks = model, balancer, ranks
         self.losses = nn.ModuleList(losses)
         self.clip, self.precision = clip, precision
         self.loss_scale = loss_scale or (LossScale() if precision == "fp16" else None)
@@ -75,6 +80,7 @@ class Stepper(nn.Module):
         # Walking the modules for these at every step would cost as much as the Gram matrix.
         self.of_heads = [list(head.parameters()) for head in model.heads]
         self.output_weights = [head.output.weight for head in model.heads]
+        self.of_trunk = list(model.trunk.parameters())
 
     def forward(
         self,
@@ -82,14 +88,24 @@ class Stepper(nn.Module):
         targets: Sequence[Tensor],
         optimizer: torch.optim.Optimizer,
         audit: bool = False,
+        share: Share | None = None,
     ) -> Measured:
-        """One step on features [B, T, F] and per-task targets (see job.data.Split)."""
+        """One step on features [B, T, F] and per-task targets (see job.data.Split).
+
+        share: which part of the batch these are, where other ranks have the rest of it.
+        """
         optimizer.zero_grad(set_to_none=True)
+        if share is not None:
+            self.model.begin_batch(share)
         with self._autocast(features):
             z = self.model.trunk(features)
         scale = self.loss_scale.scale if self.loss_scale else None
-        losses, originals, gradients = self._heads(z.detach(), targets, scale)
-        gram, head_norms = gradients.gram(), self._head_norms(scale)
+        losses, originals, gradients = self._heads(z.detach(), targets, scale, share)
+        gram = gradients.gram()
+        if share is not None:
+            own = _grads(p for parameters in self.of_heads for p in parameters)
+            self.ranks.sum_([losses, originals, gram, *own])
+        head_norms = self._head_norms(scale)
         fatal = self.halted.clone()
         flag_not_finite([losses], fatal, self.one)
         skipped = fatal.clone()
@@ -100,6 +116,8 @@ class Stepper(nn.Module):
 
         combined = gradients.combined(weights if scale is None else weights * scale)
         z.backward(combined.to(z.dtype))
+        if share is not None:
+            self.ranks.sum_(_grads(self.of_trunk))
         self._finish_gradients(optimizer, weights, losses, scale, skipped)
         self._update(optimizer, fatal, skipped, learned)
         return Measured(
@@ -113,11 +131,16 @@ class Stepper(nn.Module):
         return torch.autocast(features.device.type, dtype)
 
     def _heads(
-        self, z: Tensor, targets: Sequence[Tensor], scale: Tensor | None
+        self,
+        z: Tensor,
+        targets: Sequence[Tensor],
+        scale: Tensor | None,
+        share: Share | None = None,
     ) -> tuple[Tensor, Tensor, Gradients]:
         """Losses [K] in transformed and original units, and the losses' gradients at z.
 
-        Fills the gradients of the heads' parameters, unweighted; times the loss scale.
+        Fills the gradients of the heads' parameters, unweighted; times the loss scale. Of a share
+        of the batch: what it contributes to the whole batch's.
         """
         mean = z.mean(1)
         means = [mean.detach().requires_grad_() for step in self.model.is_step if not step]
@@ -128,6 +151,9 @@ class Stepper(nn.Module):
             by_step.retain_grad()
         pairs = [f(o, y) for f, o, y in zip(self.losses, outputs, targets, strict=True)]
         losses = torch.stack([loss for loss, _ in pairs])
+        originals = torch.stack([original for _, original in pairs])
+        if share is not None:
+            losses, originals = losses * share.weight, originals * share.weight
         (losses.sum() if scale is None else losses.sum() * scale).backward()
 
         read = [by_step, *means]
@@ -138,7 +164,7 @@ class Stepper(nn.Module):
             torch._foreach_div_([at_outputs, *at_means], scale)
         at_rows = torch.cat([rows.detach().float(), *(m.unsqueeze(1) for m in at_means)], 1)
         gradients = Gradients(at_outputs, at_rows, self.members)
-        return losses.detach(), torch.stack([original for _, original in pairs]), gradients
+        return losses.detach(), originals, gradients
 
     def _head_norms(self, scale: Tensor | None) -> Tensor:
         norms = torch.stack(torch._foreach_norm(_grads(self.output_weights)))
@@ -146,11 +172,11 @@ class Stepper(nn.Module):
 
     def _audit(self, z: Tensor, gradients: Gradients, scale: Tensor | None) -> Tensor:
         """Norms [K] of each unweighted loss's gradient on all of the trunk's parameters."""
-        parameters = list(self.model.trunk.parameters())
         norms = []
         for k in range(len(self.losses)):
             at_z = gradients.at_z(k) if scale is None else gradients.at_z(k) * scale
-            grads = torch.autograd.grad(z, parameters, at_z.to(z.dtype), retain_graph=True)
+            grads = torch.autograd.grad(z, self.of_trunk, at_z.to(z.dtype), retain_graph=True)
+            self.ranks.sum_(grads)
             norms.append(torch.stack(torch._foreach_norm(grads)).norm())
         return torch.stack(norms) if scale is None else torch.stack(norms) / scale
 

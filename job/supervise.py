@@ -4,7 +4,8 @@
 
 Environment: EVENGRAD_SPEC (default /job/spec.json), EVENGRAD_STORE (a directory or s3://…; default
 runs), RUN_ID (default: the pod's id, else a new one), EVENGRAD_ANY_SPEC=1 (run a spec that is not
-the baked one), EVENGRAD_GRACE (seconds that a signal leaves for a last checkpoint; default 5).
+the baked one), EVENGRAD_GRACE (seconds that a signal leaves for a last checkpoint; default 5), and
+what makes it one machine of several (job.launch).
 """
 
 import os

@@ -3,6 +3,10 @@
 The deadline, the stall limit, the count of boots without progress, the end of a run whose trainer
 cannot record it, and the end of the pod. It loads no torch. Its exit codes are the trainer's; on
 RunPod it does not exit, for there an exit is a restart: it ends the pod (job.pod).
+
+The trainer may be several processes, under torchrun (job.launch): its code then is what rank 0 has
+left (job.last_word), and it is killed with torchrun. Of several machines each has a supervisor; the
+one of machine 0 owns the run, the others see to their own part.
 """
 
 from __future__ import annotations
@@ -11,22 +15,23 @@ import math
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from job import heartbeat
+from job import cancel, heartbeat, last_word
 from job.boot import NotAdmitted, admit
 from job.claim import Refused
 from job.conclude import conclude, note
 from job.document import Damaged, Fenced
 from job.events import Reason
 from job.faults import InputError
+from job.launch import MARK, TORCHRUN, cluster_of, command, variables
 from job.lease import Held
 from job.pod import end_forever, own_pod
 from job.records import UploadFailed
@@ -86,7 +91,9 @@ class Trainer:
 
     def __init__(self, command: list[str], sign: Path, environment: Mapping[str, str]) -> None:
         sign.unlink(missing_ok=True)
+        last_word.file_of(sign).unlink(missing_ok=True)
         self.sign = sign
+        self.of_many = command[1:3] == TORCHRUN
         self.tail: deque[str] = deque(maxlen=TAIL)
         self.code: int | None = None
         """Exit code, negative for a signal; None while it runs."""
@@ -108,7 +115,8 @@ class Trainer:
     def _pass_on(self) -> None:
         assert self._process.stderr is not None
         for line in self._process.stderr:
-            self.tail.append(line.strip())
+            if not self.of_many or line.startswith(MARK):
+                self.tail.append(line.removeprefix(MARK).strip())
             tell(2, line)
 
     def look(self) -> None:
@@ -116,7 +124,8 @@ class Trainer:
         with suppress(ChildProcessError):
             while (found := os.waitpid(-1, os.WNOHANG))[0]:
                 if found[0] == self._process.pid:
-                    self.code = self._process.returncode = os.waitstatus_to_exitcode(found[1])
+                    self._process.returncode = os.waitstatus_to_exitcode(found[1])
+                    self.code = self._told(self._process.returncode)
                     self._reader.join(timeout=1)
         late = time.monotonic() - self._kill_at
         if late > 0:
@@ -129,6 +138,13 @@ class Trainer:
         beat = heartbeat.read(self.sign)
         if beat is not None and beat != self._beat:
             self._beat, self._moved = beat, time.monotonic()
+
+    def _told(self, code: int) -> int:
+        """The trainer's own code, for that of its process: torchrun's is not it."""
+        if not self.of_many:
+            return code
+        told = last_word.read(self.sign)
+        return told if told is not None else min(code, -signal.SIGKILL)
 
     @property
     def still(self) -> float:
@@ -169,12 +185,17 @@ class Supervisor:
         self.run_id = environment.get("RUN_ID") or own_pod(environment) or new_run_id()
         self.grace = _seconds(environment.get("EVENGRAD_GRACE", "5"))
         self.sign = heartbeat.path_of(environment) or Path(heartbeat.DEFAULT)
+        self.cluster = cluster_of(environment)
+        self.variables = variables(environment, self.cluster)
         self.begun = time.monotonic()
+        self.deadline = _time(environment.get("EVENGRAD_DEADLINE", ""))
+        """In Unix time; the same for every start of the container, in whichever pod."""
 
     def run(self) -> End:
         """Train and see to it that the end is stored; raises NotAdmitted."""
+        first = self.cluster.node == 0
         admitted = self._heeding(
-            lambda: admit(self.environment, self.spec, self.store, self.run_id), patience=0.0
+            lambda: admit(self.environment, self.spec, self.store, self.run_id, first), 0.0
         )
         if admitted is None:
             raise NotAdmitted(INTERRUPTED, "interrupted before the trainer was started")
@@ -183,7 +204,9 @@ class Supervisor:
             why = f"{boots} boots without a new checkpoint; resources.max_boots is exceeded"
             end = End(FAILED, "crash_loop", why)
         else:
-            end = self._train(spec)
+            end = self._train(spec, cancel.Watch(store, f"{spec.name}/{self.run_id}"))
+        if not first:
+            return end
         if end.reason is not None:
             return self._conclude(store, spec, end)
         if end.code in (FAILED, INVALID):
@@ -191,18 +214,20 @@ class Supervisor:
                 self._heeding(lambda: note(store, spec, self.run_id, end.code, end.error), 0.0)
         return end
 
-    def _train(self, spec: JobSpec) -> End:
+    def _train(self, spec: JobSpec, cancelled: cancel.Watch) -> End:
         """Start the trainer, again where that may help, until it has ended for good."""
         for start in range(1 + RESTARTS):
             if self.told:
                 return End(INTERRUPTED)
+            if over := self._called_off(cancelled):
+                return over
             kills = oom_kills()
-            trainer = Trainer(self._command(), self.sign, self.environment)
-            if over := self._watch(trainer, spec.resources):
+            trainer = Trainer(self._command(spec), self.sign, self.variables)
+            if over := self._watch(trainer, spec.resources, cancelled):
                 return over
             code, said = trainer.code or 0, " | ".join(trainer.tail)
-            mortal = code < 0 or code in (DEVICE_FAILED, INTERRUPTED)
-            if not mortal:
+            mortal = code < 0 or code == DEVICE_FAILED
+            if not mortal and (code != INTERRUPTED or self.cluster.nodes > 1):
                 return End(code, error=said)
             if self.told:
                 return End(INTERRUPTED)
@@ -211,11 +236,14 @@ class Supervisor:
         out_of_memory = oom_kills() > kills or trainer.phase == "oom"
         return End(FAILED, "oom" if out_of_memory else "failed", how)
 
-    def _command(self) -> list[str]:
-        job = [sys.executable, "-m", "job", "run", str(self.spec), "--json"]
-        return [*job, "--store", self.store, "--run-id", self.run_id, "--grace", str(self.grace)]
+    def _command(self, spec: JobSpec) -> list[str]:
+        job = ["run", str(self.spec), "--json", "--store", self.store, "--run-id", self.run_id]
+        job += ["--grace", str(self.grace)]
+        return command(job, self.cluster, spec.resources, self.grace)
 
-    def _watch(self, trainer: Trainer, limits: Resources | None) -> End | None:
+    def _watch(
+        self, trainer: Trainer, limits: Resources | None, cancelled: cancel.Watch
+    ) -> End | None:
         """Wait until the trainer has ended; an End where that was decided here."""
         over: End | None = None
         heard = 0
@@ -226,9 +254,22 @@ class Supervisor:
                 trainer.end(number, self.grace + MARGIN)
                 heard += 1
             ending = over is not None or bool(self.told)  # a second signal would cut the first off
-            if not ending and limits is not None and (over := self._over(trainer, limits)):
-                trainer.end(signal.SIGTERM, self.grace + MARGIN)
+            if not ending:
+                over = self._called_off(cancelled)
+                if over is None and limits is not None:
+                    over = self._over(trainer, limits)
+                if over:
+                    trainer.end(signal.SIGTERM, self.grace + MARGIN)
         return over
+
+    def _called_off(self, cancelled: cancel.Watch) -> End | None:
+        """Why no trainer may run, if so: what holds beyond this container."""
+        if cancelled.asked:
+            return End(FAILED, "cancelled", "somebody has asked for the run's end")
+        if time.time() > self.deadline:
+            told = self.environment["EVENGRAD_DEADLINE"]
+            return End(FAILED, "deadline_exceeded", f"the run's deadline, {told}, is over")
+        return None
 
     def _over(self, trainer: Trainer, limits: Resources) -> End | None:
         """Why the trainer has to end, if it has."""
@@ -308,6 +349,16 @@ def _seconds(text: str) -> float:
         if 0 <= float(text) <= 3600:
             return float(text)
     why = f"EVENGRAD_GRACE: found {text!r}; must be seconds, 0 to 3600; write a number"
+    raise NotAdmitted(INVALID, why)
+
+
+def _time(text: str) -> float:
+    """Unix time of an ISO 8601 time; for nothing, one that never comes."""
+    if not text:
+        return math.inf
+    with suppress(ValueError):
+        return datetime.fromisoformat(text).timestamp()
+    why = f"EVENGRAD_DEADLINE: found {text!r}; must be an ISO 8601 time; write one with its zone"
     raise NotAdmitted(INVALID, why)
 
 

@@ -22,6 +22,7 @@ from job.gates import Verdict
 from job.ledger import Ledger, NotFinite
 from job.model import Jade
 from job.position import POSITION, Position
+from job.ranks import ALONE, Ranks, Share
 from job.spec import JobSpec
 from job.step import Stepper
 from job.tasks import TaskLoss
@@ -34,10 +35,13 @@ class Interrupted(Exception):
 
 
 class Training:
-    """A network in training. `state` and `restore` hold all that the next step depends on."""
+    """A network in training. `state` and `restore` hold all that the next step depends on.
 
-    def __init__(self, spec: JobSpec, data: Dataset) -> None:
-        self.spec, self.data = spec, data
+    Every rank has one, and all have the same state, but for the time that they took.
+    """
+
+    def __init__(self, spec: JobSpec, data: Dataset, ranks: Ranks = ALONE) -> None:
+        self.spec, self.data, self.ranks = spec, data, ranks
         self.device = settle(spec.train)
         self.names = spec.task_names
         torch.manual_seed(spec.seed)
@@ -54,9 +58,9 @@ class Training:
             y, held_out = (s.targets[task.name] for s in (data.train, data.validation))
             self.baselines.append(baseline.fit(task, y, held_out, measured=y[chosen]))
         train = spec.train
-        self.stepper = Stepper(model, losses, balancer(spec, data), train.clip, train.precision).to(
-            self.device
-        )
+        own = balancer(spec, data)
+        stepper = Stepper(model, losses, own, train.clip, train.precision, ranks=ranks)
+        self.stepper = stepper.to(self.device)
         self.optimizer = optimizer.build(spec.optimizer, spec.balance, self.stepper)
         self.losses = losses
         self.ledger = Ledger(self.names)
@@ -72,14 +76,14 @@ class Training:
         """Train to the end. `save` is called where the spec asks for a checkpoint.
 
         Raises NotFinite where a loss or gradient is not finite, and Interrupted after the step
-        in which `stopping` became true.
+        in which `stopping` became true on any rank.
         """
         self.booked = time.perf_counter()
         while not self.finished:
             for features, targets in self._rest_of_epoch():
                 self._step(features, targets)
                 saving = _due(self.spec.checkpoint.every_steps, self.at.step)
-                stop = stopping()
+                stop = self.ranks.agree(stopping())
                 if saving or stop or _due(self.spec.log.every, self.at.step):
                     self.fetch(emit)
                 if stop:
@@ -112,19 +116,27 @@ class Training:
         size = self.spec.train.batch_size
         self.stepper.train()
         self.ledger.start_clock()
-        return batches(
-            self.data.train, order[self.at.batch * size :], size, self.losses, self.device
-        )
+        rest = order[self.at.batch * size :]
+        return batches(self.data.train, rest, size, self.losses, self.device, self.ranks)
 
     def _step(self, features: Tensor, targets: list[Tensor]) -> None:
         scheduled = optimizer.factor(self.spec.train.schedule, self.at.step, self.total_steps)
         lr = optimizer.set_rate(self.optimizer, scheduled)
+        share = self._share()
         self.at.step += 1
         self.at.batch += 1
         every = self.spec.log.audit_every
         audit = every > 0 and (self.at.step - 1) % every == 0
-        measured = self.stepper(features, targets, self.optimizer, audit)
+        measured = self.stepper(features, targets, self.optimizer, audit, share)
         self.ledger.collect(self.at.step, self.at.epoch + 1, lr, measured)
+
+    def _share(self) -> Share | None:
+        """Its part of the next batch; None for a process alone."""
+        if self.ranks.world == 1:
+            return None
+        size = self.spec.train.batch_size
+        left = len(self.data.train.features) - self.at.batch * size
+        return self.ranks.share(min(size, left))
 
     def fetch(self, emit: Emit) -> None:
         """Emit the steps that the device has not told of yet; raises NotFinite."""
@@ -172,7 +184,9 @@ class Training:
         trained = at.epoch_seconds
         at.epoch, at.batch = at.epoch + 1, 0
         splits = {
-            name: evaluate(self.stepper.model, self.losses, split, self.device, most, self._tick)
+            name: evaluate(
+                self.stepper.model, self.losses, split, self.device, most, self._tick, self.ranks
+            )
             for name, split, most in (
                 ("train", self.data.train, self.spec.train.evaluate),
                 ("validation", self.data.validation, len(self.data.validation.features)),
