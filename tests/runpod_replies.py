@@ -1,0 +1,96 @@
+"""What the simulated RunPod says: pods and problems, as its contract has them."""
+
+from __future__ import annotations
+
+import http
+import json
+from typing import Any, NamedTuple
+
+from tests.runpod_log import instant
+from tests.runpod_pod import SimulatedPod
+
+ACTIONS = {
+    "PROVISIONING": ["stop", "terminate"],
+    "STARTING": ["stop", "terminate"],
+    "RUNNING": ["stop", "restart", "terminate"],
+    "EXITED": ["start", "terminate"],
+}
+"""What may be asked of a pod, by its status."""
+HTML = "<html><head><title>502 Bad Gateway</title></head><body>cloudflare</body></html>\n"
+DETAILS = {
+    400: "request could not be processed",
+    401: "missing bearer token",
+    402: "insufficient balance",
+    403: "access denied",
+    404: "resource not found",
+    429: "rate limit exceeded for the minute window",
+}
+
+
+class Reply(NamedTuple):
+    """An answer over HTTP."""
+
+    status: int
+    body: bytes = b""
+    kind: str = "application/json"
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+class Refused(Exception):
+    """A request that is not done."""
+
+    def __init__(self, status: int, detail: str = "", errors: list[str] | None = None) -> None:
+        super().__init__(detail)
+        self.reply = problem(status, detail, errors)
+
+
+def problem(
+    status: int, detail: str = "", errors: list[str] | None = None, retry_after: int = 1
+) -> Reply:
+    """An error; that of a gateway is none of the API's own."""
+    if status == http.HTTPStatus.BAD_GATEWAY:
+        return Reply(status, HTML.encode(), "text/html")
+    title = http.HTTPStatus(status).phrase
+    body = {"title": title, "status": status, "detail": detail or DETAILS.get(status, title)}
+    more = (("Retry-After", str(retry_after)),) if status == 429 else ()
+    text = json.dumps(body | ({"errors": errors} if errors else {}))
+    return Reply(status, text.encode(), "application/problem+json", more)
+
+
+def said(status: int, body: dict[str, Any]) -> Reply:
+    """An answer in JSON."""
+    return Reply(status, json.dumps(body).encode())
+
+
+def describe(pod: SimulatedPod, status: str) -> dict[str, Any]:
+    """A pod as the API shows it; its variables too, secrets included."""
+    body, user = pod.body, f"{pod.id}-64410001"
+    proxy = {"host": "ssh.runpod.io", "port": 22, "username": user}
+    running = status == "RUNNING"
+    shown = {
+        "id": pod.id,
+        "name": pod.name,
+        "image": body["image"],
+        "args": body.get("args", ""),
+        "disk": body.get("disk", 20),
+        "ports": body.get("ports", []),
+        "env": pod.env,
+        "registry": body.get("registry"),
+        "status": status,
+        "actions": ACTIONS.get(status, []),
+        "mounts": body.get("mounts", {}),
+        "cloud": pod.cloud,
+        "dataCenterId": pod.data_center,
+        "cudaVersion": pod.cuda,
+        "ssh": {"proxy": proxy | {"command": f"ssh {user}@ssh.runpod.io"}, "direct": None},
+        "template": None,
+        "cost": pod.cost,
+        "locked": False,
+        "globalNetworking": {"enabled": False},
+        "runtime": {"uptime": int(pod.uptime), "ports": []} if running else None,
+        "createdAt": instant(pod.created_at),
+        "startedAt": instant(pod.started_at) if pod.started_at else None,
+    }
+    if pod.gpu:
+        return shown | {"gpu": pod.gpu}
+    return shown | {"cpu": body["cpu"] | {"memory": 2 * body["cpu"]["vcpuCount"]}}
