@@ -37,12 +37,38 @@ def read_events(store: Store, run: str) -> Iterator[Line]:
     if head is None:
         raise Missing(f"{store.url} has no run {run}")
     for segment in valid_segments(store, run, head.fences):
-        data = store.get(segment.key).data
-        if digest_of(data) != segment.digest:
-            raise Damaged(f"{segment.key} is damaged: it does not have the digest in its name")
-        for line in data.decode().splitlines():
-            event: Line = json.loads(line)
-            yield event
+        yield from _lines(store, segment)
+
+
+def read_last(store: Store, run: str, count: int) -> list[Line]:
+    """The last events that count, at least `count` where there are so many, without reading all.
+
+    Raises as `read_history`; events that a later resume has superseded are among them.
+    """
+    head = HeadDocument(store, run, fenced=False).read()
+    if head is None:
+        raise Missing(f"{store.url} has no run {run}")
+    found: list[Line] = []
+    for segment in reversed(valid_segments(store, run, head.fences)):
+        found[:0] = _lines(store, segment)
+        if len(found) >= count:
+            break
+    return found
+
+
+def read_first(store: Store, run: str) -> Line | None:
+    """The first event, which is `run.started`; None before it. Raises as `read_history`."""
+    head = HeadDocument(store, run, fenced=False).read()
+    segments = _counting(store, run, head.fences if head else {})
+    return _lines(store, segments[0])[0] if segments else None
+
+
+def _lines(store: Store, segment: Segment) -> list[Line]:
+    """A segment's events; raises Damaged."""
+    data = store.get(segment.key).data
+    if digest_of(data) != segment.digest:
+        raise Damaged(f"{segment.key} is damaged: it does not have the digest in its name")
+    return [json.loads(line) for line in data.decode().splitlines()]
 
 
 def valid_segments(store: Store, run: str, fences: Mapping[int, int]) -> list[Segment]:
@@ -84,6 +110,33 @@ def _in_time(found: list[Segment]) -> list[Segment]:
         if not kept or segment.epoch == kept[-1].epoch or segment.last < kept[-1].first:
             kept.append(segment)
     return kept[::-1]
+
+
+class Tail:
+    """The events of a run as they come into the store, each once."""
+
+    def __init__(self, store: Store, run: str) -> None:
+        self.store, self.run = store, run
+        self.seq = 0
+        """The last event that was given out."""
+
+    def new(self, final: bool = False) -> list[Line]:
+        """What has come since; nothing before the run has begun.
+
+        An event that is missing is waited for; with `final` what comes after it is given out all
+        the same. Raises Damaged, StoreError; what was given out before is not again.
+        """
+        head = HeadDocument(self.store, self.run, fenced=False).read()
+        found: list[Line] = []
+        for segment in _counting(self.store, self.run, head.fences if head else {}):
+            if segment.last <= self.seq:
+                continue
+            if segment.first > self.seq + 1 and not final:
+                break
+            lines = _lines(self.store, segment)
+            found += [line for line in lines if line["seq"] > self.seq]
+            self.seq = segment.last
+        return found
 
 
 def read_document(store: Store, run: str, name: str) -> Line | None:

@@ -30,10 +30,16 @@ class Screen(Console):
 
 
 class Readable:
-    """Sink that shows events on a terminal; on anything else the bar is left out."""
+    """Sink that shows events on a terminal; on anything else the bar is left out.
 
-    def __init__(self, console: Console | None = None) -> None:
+    bar: show one on a terminal. steps: a line for every step.
+    """
+
+    def __init__(
+        self, console: Console | None = None, bar: bool = True, steps: bool = False
+    ) -> None:
         self.console = console or Screen()
+        self.with_bar, self.with_steps = bar, steps
         self.last_epoch: Line | None = None
         self.started: Line = {}
         self.columns: dict[str, int] = {}
@@ -47,6 +53,11 @@ class Readable:
             show(event)
         else:
             self._say(f"[dim]{escape(str(event['event']))}[/]")
+
+    def introduce(self, started: Line) -> None:
+        """Take in a run's start without showing it, for what comes later of it."""
+        self.started = started
+        self._head()
 
     def close(self) -> None:
         """Give the terminal back; harmless twice."""
@@ -70,7 +81,7 @@ class Readable:
         if "resumed_from" in e:
             self._say(f"goes on after step {e['resumed_from']} of {e['steps']}")
         self._head()
-        if self.console.is_terminal:
+        if self.console.is_terminal and self.with_bar and self.bar is None:
             self.bar = Progress(
                 TextColumn("epoch {task.fields[epoch]}"),
                 BarColumn(),
@@ -101,6 +112,13 @@ class Readable:
     def _step(self, e: Line) -> None:
         if self.bar is not None:
             self.bar.update(self.bar.task_ids[0], completed=e["step"], epoch=e["epoch"])
+        if self.with_steps:
+            told = "  ".join(
+                f"{escape(name)} [bold]{_number(t['loss_original'], 3)}[/] "
+                f"[cyan]{_percent(t['grad_share'], 0)}[/]"
+                for name, t in e["tasks"].items()
+            )
+            self._say(f"[dim]step {e['step']} lr {e['lr']:.3g}[/]  {told}")
 
     def _epoch(self, e: Line) -> None:
         self.last_epoch = e

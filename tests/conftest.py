@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from job.store import Store, open_store
 from tests import runs
+from tests.light import container
 from tests.nursery import Nursery
 from tests.proxy import Proxy, proxied
+from tests.renting import Renting, renting
+from tests.runpod_process import supervisor
 from tests.seaweed import BUCKET, Server, shared_seaweed
 
 
@@ -70,6 +74,22 @@ def nursery(warm: Nursery) -> Iterator[Nursery]:
     """Starts processes, and ends those that this test has left."""
     yield warm
     warm.end_children()
+
+
+@pytest.fixture
+def user(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    s3_url: str,
+    nursery: Nursery,
+) -> Iterator[Renting]:
+    """A user with an account at a simulated RunPod of this test alone.
+
+    Its pods run the real supervisor over a trainer without torch; marked `trains`, over the real.
+    """
+    start = supervisor if request.node.get_closest_marker("trains") else container
+    with renting(tmp_path, s3_url, nursery, start) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

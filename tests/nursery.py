@@ -1,4 +1,4 @@
-"""Real processes of `python -m job` that start at once: forked from one that is warm.
+"""Real processes of `python -m job` and `deploy.X` that start at once: forked from a warm one.
 
 `python -m tests.nursery` reads orders, one JSON object a line, and forks a child for each, which
 goes the way of the command line from `main` to the interpreter's end.
@@ -12,10 +12,12 @@ import importlib
 import itertools
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,8 +26,11 @@ from typing import Any
 PR_SET_PDEATHSIG = 1
 SECONDS = 120.0
 """Longest that a test waits for anything."""
-LOADED = ("botocore.auth", "job.claim", "job.data", "job.run", "job.show", "job.store_s3")
-"""What a run imports late."""
+LOADED = (
+    *("botocore.auth", "job.claim", "job.data", "job.run", "job.show", "job.store_s3"),
+    *("deploy.follow", "deploy.prepare", "deploy.state", "deploy.states_shown"),
+)
+"""What is imported late."""
 
 
 class Process:
@@ -96,6 +101,7 @@ class Nursery:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._numbers = itertools.count()
+        self._asking = threading.Lock()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.nursery"],
             stdin=subprocess.PIPE,
@@ -109,10 +115,12 @@ class Nursery:
     def start(
         self,
         *arguments: str | Path,
+        program: str = "job",
+        environment: Mapping[str, str] | None = None,
         patches: Mapping[str, Any] | None = None,
         skew: float = 0.0,
     ) -> Process:
-        """`python -m job ARGUMENTS`, in this process's environment as it is now.
+        """`python -m PROGRAM ARGUMENTS`; without an environment in this process's as it is now.
 
         patches: values by `module:name`. skew: seconds by which the child's wall clock is wrong.
         """
@@ -120,8 +128,9 @@ class Nursery:
         for kind in (".out", ".err"):
             said.with_suffix(kind).touch()
         order = {
+            "program": program,
             "arguments": [str(argument) for argument in arguments],
-            "environment": dict(os.environ),
+            "environment": dict(os.environ if environment is None else environment),
             "said": str(said),
             "patches": {"tempfile:tempdir": str(self.folder), **(patches or {})},
             "skew": skew,
@@ -134,8 +143,9 @@ class Nursery:
         """The answer to one order."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        print(json.dumps(order), file=self._process.stdin, flush=True)
-        return json.loads(self._process.stdout.readline())
+        with self._asking:
+            print(json.dumps(order), file=self._process.stdin, flush=True)
+            return json.loads(self._process.stdout.readline())
 
     def end_children(self) -> None:
         """Kill those that live."""
@@ -149,8 +159,8 @@ class Nursery:
         self._process.communicate()
 
 
-def _serve() -> None:
-    """Fork a child for each order; only a child returns from here with arguments to run."""
+def _serve() -> str:
+    """Fork a child for each order; only a child returns from here, with the program to be."""
     for line in sys.stdin:
         order = json.loads(line)
         if "poll" in order:
@@ -160,7 +170,7 @@ def _serve() -> None:
             answer = os.fork()
             if answer == 0:
                 _become(order)
-                return
+                return str(order["program"])
         print(json.dumps(answer), flush=True)
     sys.exit()
 
@@ -179,7 +189,7 @@ def _become(order: dict[str, Any]) -> None:
         setattr(importlib.import_module(module), name, value)
     if order["skew"]:
         _skew(order["skew"])
-    sys.argv = ["job", *order["arguments"]]
+    sys.argv = [order["program"], *order["arguments"]]
 
 
 def _skew(seconds: float) -> None:
@@ -219,5 +229,13 @@ if __name__ == "__main__":
     _warm_up()
     from job.__main__ import main
 
-    _serve()
-    main()
+    program = _serve()
+    if program == "job":
+        main()
+    else:
+        try:
+            runpy.run_module(program, run_name="__main__")
+        except SystemExit as end:
+            sys.stdout.flush()
+            # To take down all that is loaded here takes a second, and is not deploy's to do.
+            os._exit(end.code if isinstance(end.code, int) else 1)

@@ -14,20 +14,35 @@ import pytest
 from tests.command import ROOT, environment
 
 LAYERS = {
-    "spec": "version run_id faults strict_json spec spec_types spec_faults spec_diff read_spec",
+    "spec": "version run_id torchrun faults strict_json spec spec_types spec_faults spec_diff "
+    "read_spec",
     "events": "events event_schema journal show",
     "store": "store store_directory store_s3 s3_errors",
-    "records": "document head lease snapshot records checkpoint heart history rebuild claim grace "
-    "heartbeat",
+    "records": "document head lease snapshot records stored checkpoint heart history rebuild claim "
+    "grace heartbeat last_word",
     "data": "data_file cells sheet bars series arrays target data",
-    "network": "tasks model baseline gradients precision balance balance_torchjd device",
+    "network": "ranks tasks model baseline gradients precision balance balance_torchjd device",
     "step": "step optimizer ledger gates evaluate position",
     "train": "train",
-    "uses of it": "facts run compare summary",
-    "container": "boot bake conclude pod supervisor supervise",
+    "uses of it": "facts run follow compare summary",
+    "container": "cancel boot launch bake conclude pod supervisor supervise",
     "command line": "__main__",
 }
 """From the lowest: a module imports from its own layer and from those above it in this list."""
+DEPLOY = {
+    "what it needs": "ends checkout environment image key runpod_api",
+    "plan": "book plan plan_shown rehearsal",
+    "pods": "life rent follow",
+    "runs": "state states_shown",
+    "frame": "command prepare",
+    "commands": "submit logs status list cancel fetch reap doctor diff",
+}
+"""The same for `deploy`."""
+READS = (
+    *("version", "run_id", "faults", "strict_json", "spec", "spec_diff", "read_spec"),
+    *("events", "journal", "show", "store", "document", "head", "history", "stored"),
+)
+"""What of `job` it may import: the spec, and what reads a run's records."""
 MODULES = {path.stem for path in (ROOT / "job").glob("*.py")} - {"__init__"}
 LAYER = {module: n for n, names in enumerate(LAYERS.values()) for module in names.split()}
 CHOICES = {
@@ -110,10 +125,54 @@ def test_the_job_never_imports_deploy_or_tests() -> None:
         assert not roots & {"deploy", "tests", "docker"}, module
 
 
+def deploy_imports(module: str) -> set[str]:
+    """Dotted names that a module of `deploy` imports of ours, inside functions too."""
+    tree = ast.parse((ROOT / "deploy" / f"{module}.py").read_text())
+    found = {name for node in ast.walk(tree) for name in names(node)}
+    found |= {
+        f"deploy.{alias.name}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module == "deploy"
+        for alias in node.names
+    }
+    return {name for name in found if name.split(".")[0] in ("deploy", "job", "tests")} - {"deploy"}
+
+
+def test_deploy_layers_point_down() -> None:
+    """Every module of `deploy` has its layer, and imports none from a layer above."""
+    placed = [module for modules in DEPLOY.values() for module in modules.split()]
+    assert sorted(placed) == sorted(
+        path.stem for path in (ROOT / "deploy").glob("*.py") if path.stem != "__init__"
+    )
+    layer = {module: n for n, names in enumerate(DEPLOY.values()) for module in names.split()}
+    for module in placed:
+        for name in deploy_imports(module):
+            root, other = name.split(".")[:2]
+            if root == "deploy":
+                assert layer[other] <= layer[module], (module, name)
+            else:
+                assert root == "job", (module, name)
+                assert other in READS, (module, name)
+
+
+def test_deploy_loads_neither_torch_nor_runpod(tmp_path: Path) -> None:
+    """Its commands start fast: what is heavy is loaded where it is used, if at all."""
+    modules = [module for names in DEPLOY.values() for module in names.split()]
+    code = f"""
+import importlib, sys
+for module in {modules}:
+    importlib.import_module("deploy." + module)
+    for heavy in ("torch", "numpy", "pyarrow", "boto3", "safetensors", "runpod"):
+        if heavy in sys.modules:
+            sys.exit(f"{{module}} loads {{heavy}}")
+"""
+    assert python(code, tmp_path) == ""
+
+
 def test_reading_loads_no_torch(tmp_path: Path) -> None:
     """Specs, events, stores and histories can be read where torch is not even installed."""
     modules = [*LAYERS["spec"].split(), *LAYERS["events"].split(), "store", "history"]
-    modules += ["heartbeat", "supervisor"]
+    modules += ["heartbeat", "last_word", "supervisor"]
     code = f"""
 import importlib, sys
 for module in {modules}:
@@ -127,9 +186,11 @@ for module in {modules}:
 
 def test_importing_does_nothing(tmp_path: Path) -> None:
     """No output, no file, no thread; no handler, setting or variable is changed."""
+    deployed = [module for modules in DEPLOY.values() for module in modules.split()]
     code = f"""
 import importlib, logging, os, random, signal, threading, warnings
-import boto3, numpy, pyarrow.parquet, rich.progress, safetensors.torch, structlog, torch, typer
+import boto3, dotenv, httpx, numpy, pyarrow.parquet, rich.progress, safetensors.torch, structlog
+import tenacity, torch, typer
 
 def world():
     return (
@@ -142,8 +203,8 @@ def world():
     )
 
 before = world()
-for module in {sorted(MODULES)}:
-    importlib.import_module("job." + module)
+for module in {[f"job.{m}" for m in sorted(MODULES)] + [f"deploy.{m}" for m in deployed]}:
+    importlib.import_module(module)
 for one, other in zip(before, world(), strict=True):
     assert one == other, (one, other)
 """

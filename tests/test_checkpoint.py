@@ -21,11 +21,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from job.checkpoint import Facts, Publisher, Restored, read, restore
+from job.checkpoint import Facts, Publisher, Restored, restore
 from job.document import Damaged, Fenced
 from job.head import Head, HeadDocument, Kept
 from job.store import CHUNK, PART, Bytes, Forbidden, Store, Stored, Unavailable
 from job.store_directory import DirectoryStore
+from job.stored import read
 
 RUN = "name/run"
 Hook = Callable[[str, str], object]

@@ -48,6 +48,7 @@ def quick_only(*faults: Fault) -> list[Any]:
 # --- passing faults ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", quick_only("503"))
 def test_some_writes_fail(
     nursery: Nursery, undisturbed: Undisturbed, proxy: Proxy, s3_url: str, fault: Fault
@@ -61,6 +62,7 @@ def test_some_writes_fail(
     assert_undisturbed(run, undisturbed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", quick_only("cut"))
 def test_some_reads_fail(
     nursery: Nursery, undisturbed: Undisturbed, proxy: Proxy, s3_url: str, fault: Fault
@@ -217,6 +219,7 @@ def test_start_without_store(
     assert process.err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_access_withdrawn(
     nursery: Nursery, undisturbed: Undisturbed, proxy: Proxy, s3_url: str
 ) -> None:

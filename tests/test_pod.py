@@ -50,6 +50,7 @@ def test_it_asks_until_it_is_no_more(tmp_path: Path, refused: int) -> None:
         assert (store / "result.json").exists(), "the end is stored before the pod is ended"
 
 
+@pytest.mark.slow
 def test_an_api_that_says_nothing(tmp_path: Path) -> None:
     """No answer is no reason to give up, and neither is no server."""
     with stub_api([HANG, 204]) as api:
@@ -102,6 +103,7 @@ def test_a_pod_goes_on_under_its_own_name(tmp_path: Path) -> None:
     assert (tmp_path / "store/small/pod-1/result.json").exists()
 
 
+@pytest.mark.slow
 def test_a_full_disk_does_not_end_it(tmp_path: Path) -> None:
     """A log that cannot be written is no reason to exit, and so to be started again."""
     full = os.open("/dev/full", os.O_WRONLY)

@@ -180,6 +180,7 @@ def test_deadline(tmp_path: Path) -> None:
     assert (again.process.returncode, again.out) == (1, "")
 
 
+@pytest.mark.slow
 def test_stall(tmp_path: Path) -> None:
     """A trainer that finishes no step is killed; what it had saved is kept, the reason told."""
     spec = write_spec(tmp_path, LONG | limits(stall_minutes=10 / 60))
@@ -242,6 +243,7 @@ def test_a_second_container_ends_no_living_run(tmp_path: Path) -> None:
         assert healthy.process.poll() is None
 
 
+@pytest.mark.slow
 def test_an_end_that_nobody_reads_is_stored(tmp_path: Path) -> None:
     """With a log that is full the deadline holds all the same, and the end is in the store."""
     spec = write_spec(tmp_path, LONG | limits(max_hours=8 / 3600))
@@ -253,6 +255,7 @@ def test_an_end_that_nobody_reads_is_stored(tmp_path: Path) -> None:
     assert result(tmp_path)["reason"] == "deadline_exceeded"
 
 
+@pytest.mark.slow
 def test_a_trainer_that_does_not_leave(tmp_path: Path) -> None:
     """One that hangs after its end is killed when its signs of life have ceased for long enough;
     the end that it recorded stands."""
@@ -279,6 +282,7 @@ if sys.orig_argv[1:4] == ["-m", "job", "run"]:
 """
 
 
+@pytest.mark.slow
 def test_slow_is_not_stalled(tmp_path: Path) -> None:
     """Loading data for longer than the stall limit, and evaluating for longer, is no stall."""
     (tmp_path / "1").mkdir()
@@ -305,6 +309,7 @@ def test_a_wrong_spec_leaves_a_run_alone(tmp_path: Path) -> None:
     assert before == {p.name: p.read_bytes() for p in (tmp_path / "store" / KEY).glob("*.json")}
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_before_the_first_step(tmp_path: Path) -> None:
     """The device may fail while the network is made: the next start may do better."""
     starts = plant(tmp_path / "1", OUT_OF_MEMORY, 1)

@@ -1,0 +1,1 @@
+"""Renting GPUs: what runs on the user's machine. It never loads torch."""

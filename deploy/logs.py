@@ -1,0 +1,230 @@
+"""`python -m deploy.logs RUN`: what a run has told, from the store; its pod may be long gone."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import threading
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from deploy.command import Json, KeyFile, RunName, StoreUrl, client, say, serve, signals
+from deploy.ends import (
+    CANCELLED,
+    DEADLINE,
+    ERROR,
+    FAILED,
+    GATES_FAILED,
+    INVALID,
+    NO_ACCESS,
+    NOT_FOUND,
+    OK,
+    Stop,
+)
+
+if TYPE_CHECKING:
+    from deploy.book import Found
+    from job.journal import Line
+    from job.store import Store
+
+LAG = 2.0
+"""Seconds between two looks for new events."""
+SYSTEM_SECONDS = 3.0
+"""How long RunPod's lines are listened to where nothing is followed."""
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def logs(
+    run: RunName,
+    store: StoreUrl = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until the run ends; its code is given.")
+    ] = False,
+    system: Annotated[
+        bool, typer.Option("--system", help="RunPod's own lines, too: image pull, boots.")
+    ] = False,
+    task: Annotated[str | None, typer.Option(help="Only this task.")] = None,
+    event: Annotated[
+        list[str] | None, typer.Option(help="Only events of this kind; may be repeated.")
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Only from then on: 90s, 15m, 2h, 1d, or an ISO 8601 time.")
+    ] = None,
+    tail: Annotated[int | None, typer.Option(min=0, help="Only the last so many events.")] = None,
+    as_json: Json = False,
+    api_key_file: KeyFile = None,
+) -> None:
+    """Print a run's events, all attempts as one history; readable, or as JSON lines."""
+    from deploy.book import find
+    from job.store import Missing, open_store
+
+    chosen = Chosen(task, set(event or ()), _time(since), tail)
+    found = find(run, store)
+    where = open_store(found.store)
+    if system:
+        _system(found, where, client(api_key_file), follow, as_json)
+    shown = Shown(as_json, steps=task is not None or "step" in chosen.kinds)
+    try:
+        try:
+            code = _print(where, found.run, chosen, shown, follow)
+        except Missing as missing:
+            raise Stop(NOT_FOUND, str(missing)) from missing
+    finally:
+        shown.close()
+    raise typer.Exit(code)
+
+
+class Chosen:
+    """Which events, and what of them."""
+
+    def __init__(
+        self, task: str | None, kinds: set[str], since: datetime | None, tail: int | None
+    ) -> None:
+        self.task, self.kinds, self.since, self.tail = task, kinds, since, tail
+
+    def of(self, events: Iterable[Line]) -> list[Line]:
+        """Those chosen, each with the chosen task alone."""
+        narrowed = [self.narrowed(event) for event in events if self._is_chosen(event)]
+        return [event for event in narrowed if event is not None]
+
+    def _is_chosen(self, event: Line) -> bool:
+        late = self.since is None or datetime.fromisoformat(event["ts"]) >= self.since
+        return late and (not self.kinds or event["event"] in self.kinds)
+
+    def narrowed(self, event: Line | None) -> Line | None:
+        """An event with the chosen task alone; None where it says nothing of it."""
+        if self.task is None or event is None:
+            return event
+        if event.get("task", self.task) != self.task:
+            return None
+        tasks = event.get("tasks")
+        if tasks is None:
+            return event
+        return {**event, "tasks": {self.task: tasks[self.task]}} if self.task in tasks else None
+
+
+class Shown:
+    """Prints events: as lines of JSON, or as the job does."""
+
+    def __init__(self, as_json: bool, steps: bool) -> None:
+        from job.show import Readable
+
+        self.readable = None if as_json else Readable(bar=False, steps=steps)
+
+    def __call__(self, event: Line) -> None:
+        """Print one."""
+        if self.readable is not None:
+            self.readable(event, "")
+        else:
+            print(json.dumps(event, separators=(",", ":")), flush=True)
+
+    def introduce(self, started: Line | None) -> None:
+        """Tell the readable form whose events follow, where its first event is not among them."""
+        if self.readable is not None and started is not None:
+            self.readable.introduce(started)
+
+    def close(self) -> None:
+        """Harmless twice."""
+        if self.readable is not None:
+            self.readable.close()
+
+
+def _print(store: Store, run: str, chosen: Chosen, shown: Shown, follow: bool) -> int:
+    """Print what there is, then, following, what comes; returns the exit code."""
+    from deploy.state import code_of
+    from job.history import Tail, read_document, read_history
+
+    result = read_document(store, run, "result.json")
+    tail = Tail(store, run)
+    if chosen.tail is not None:
+        events, tail.seq = _last(store, run, chosen)
+    else:
+        events = read_history(store, run)
+        tail.seq = events[-1]["seq"] if events else 0
+    picked = chosen.of(events)
+    picked = picked if chosen.tail is None else picked[len(picked) - chosen.tail :]
+    if picked and picked[0]["event"] != "run.started":
+        shown.introduce(chosen.narrowed(_started(store, run)))
+    for event in picked:
+        shown(event)
+    interrupted = signals() if follow else None
+    while interrupted is not None and not interrupted.is_set():
+        result = result or read_document(store, run, "result.json")
+        for event in chosen.of(tail.new(final=result is not None)):
+            shown(event)
+        if result is not None:
+            return code_of(result["reason"])
+        interrupted.wait(LAG)
+    return OK
+
+
+def _last(store: Store, run: str, chosen: Chosen) -> tuple[list[Line], int]:
+    """The last events of those chosen, read from the end; and the last event's number."""
+    from job.history import read_last
+
+    wanted = chosen.tail or 0
+    count = max(wanted, 1)
+    while True:
+        events = read_last(store, run, count)
+        if len(chosen.of(events)) >= wanted or not events or events[0]["seq"] == 1:
+            return events, events[-1]["seq"] if events else 0
+        count = 4 * max(count, len(events))
+
+
+def _started(store: Store, run: str) -> Line | None:
+    """The run's first event."""
+    from job.history import read_first
+
+    return read_first(store, run)
+
+
+def _time(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    if ago := re.fullmatch(r"([0-9.]+)([smhd])", text):
+        return datetime.now(UTC) - timedelta(seconds=float(ago[1]) * UNITS[ago[2]])
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        why = f"--since: found {text!r}; it must be such as 90s, 15m, 2h, 1d, or an ISO 8601 time"
+        raise Stop(INVALID, why) from None
+    return found if found.tzinfo else found.astimezone()
+
+
+def _system(found: Found, store: Store, api: Any, follow: bool, as_json: bool) -> None:
+    """RunPod's lines of the run's newest pod; following, they go on beside the events."""
+    from deploy.runpod_api import NotThere
+    from job.history import read_document
+
+    book = read_document(store, found.run, "pods.json") or {}
+    pods = [a["pod"] for a in book.get("attempts", ()) if a.get("pod")]
+    if not pods:
+        say("RunPod's lines: this run has had no pod")
+        return
+
+    def work() -> None:
+        try:
+            for logged in api.log(pods[-1], "system", 500, None):
+                line = {"source": "system", **logged.data}
+                print(json.dumps(line) if as_json else f"system: {logged.data.get('line', '')}")
+        except NotThere:
+            say("RunPod's lines: the pod is gone, and its log with it")
+        except Exception as fault:
+            say(f"RunPod's lines: {fault}")
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    if not follow:  # the stream does not end by itself
+        thread.join(SYSTEM_SECONDS)
+
+
+if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a real stdout
+    serve(
+        *("logs", logs, OK, ERROR, INVALID, NO_ACCESS, FAILED, NOT_FOUND),
+        *(CANCELLED, DEADLINE, GATES_FAILED),
+    )

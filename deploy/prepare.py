@@ -1,0 +1,219 @@
+"""All that a submission needs before anything is rented: spec, store, image, prices, plan."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from deploy import image as images
+from deploy.book import find, read_book
+from deploy.checkout import checkout
+from deploy.command import say
+from deploy.ends import ERROR, INVALID, NO_ACCESS, Stop
+from deploy.environment import missing_credentials, pod_environment
+from deploy.plan import Catalogue, Plan, plan
+from deploy.plan_shown import Facts
+from deploy.rehearsal import last_rehearsal
+from deploy.runpod_api import RunPod
+from job.document import Damaged
+from job.faults import Fault, InputError
+from job.head import HeadDocument
+from job.history import read_document
+from job.read_spec import parse_spec, read_spec
+from job.run_id import new_run_id
+from job.spec import JobSpec
+from job.store import Missing, Store, StoreError, open_store
+
+NO_STORE = "not set: give --store s3://bucket/prefix, or EVENGRAD_STORE"
+REACHABLE = ("s3://",)
+"""How the stores begin that a pod can write to."""
+NO_IMAGE = "not built: give --repository, or --image by digest"
+
+
+class Prepared(NamedTuple):
+    """A submission that could begin."""
+
+    spec: JobSpec
+    plan: Plan
+    facts: Facts
+    rehearsed: bool
+    """Whether the last local run of the same spec passed."""
+    store: Store | None
+    """None in a dry run that was not given one."""
+    api: RunPod | None
+    """None in a dry run without a key."""
+
+
+class _Run(NamedTuple):
+    """What a run is known by before its plan."""
+
+    spec: JobSpec
+    run_id: str
+    store: str | None
+    image: str | None
+    registry: str | None
+
+
+def prepare(
+    *,
+    spec: Path | None,
+    resume: str | None,
+    store: str | None,
+    repository: str | None,
+    image: str | None,
+    registry: str | None,
+    env_file: Path | None,
+    rehearsals: str,
+    dry_run: bool,
+    offline: bool,
+    connect: Callable[[], RunPod],
+) -> Prepared:
+    """Look at everything; in a dry run, what is missing is said and not demanded.
+
+    Raises Stop, InputError, ApiError, StoreError.
+    """
+    run = _named(spec, store, image, registry) if spec else _known(resume or "", store, image)
+    where = None if offline or run.store is None else open_store(run.store)
+    variables = pod_environment(run.spec, run.store or "", run.run_id, os.environ, env_file)
+    if not dry_run:
+        _demand(run, variables, repository)
+    api, catalogue, told = _catalogue(run.spec, connect, dry_run, offline)
+    if api is not None:
+        _keep_key_out(api, variables, env_file)
+    reference = run.image or _image(spec, run.spec, repository, build=not dry_run, ask=not offline)
+    rehearsal = last_rehearsal(open_store(rehearsals), run.spec)
+    planned = plan(
+        run.spec,
+        reference,
+        images.CUDA,
+        catalogue,
+        datetime.now(UTC),
+        run_id=run.run_id,
+        variables=variables,
+        registry=run.registry,
+    )
+    facts = Facts(
+        commit=str(checkout(images.ROOT)),
+        store=run.store or NO_STORE,
+        resumable=_resumable(where, planned),
+        rehearsal=str(rehearsal or f"no finished run of this content in {rehearsals}"),
+        catalogue=told,
+    )
+    passed = rehearsal is not None and rehearsal.passed
+    return Prepared(run.spec, planned, facts, passed, where, api)
+
+
+def _named(path: Path, store: str | None, image: str | None, registry: str | None) -> _Run:
+    spec = read_spec(path)
+    if image is not None:
+        images.check_pinned(image)
+    store = store or os.environ.get("EVENGRAD_STORE") or None
+    return _Run(spec, new_run_id(), store, image, registry)
+
+
+def _known(run: str, store: str | None, image: str | None) -> _Run:
+    """A run that was submitted before: its spec and its image are the ones it was begun with."""
+    found = find(run, store)
+    where = open_store(found.store)
+    try:
+        told = read_document(where, found.run, "pods.json")
+        spec = parse_spec(where.get(f"{found.run}/spec.json").data.decode(), f"{run}'s spec.json")
+        result = read_document(where, found.run, "result.json")
+    except (Missing, Damaged) as fault:
+        raise Stop(ERROR, f"run {run} cannot be gone on with: {fault}") from fault
+    if result is not None:
+        why = f"run {run} has finished ({result['reason']}); `python -m deploy.status {run}`"
+        raise Stop(INVALID, why)
+    if told is None:
+        raise Stop(INVALID, f"run {run} was not submitted from here: it has no pods.json")
+    book = read_book(told)
+    if book is None:
+        raise Stop(ERROR, f"{found.run}/pods.json is not one of this version of evengrad")
+    return _Run(spec, found.run_id, found.store, image or book.image, book.registry)
+
+
+def _demand(run: _Run, variables: dict[str, str], repository: str | None) -> None:
+    """What a dry run can do without."""
+    faults = []
+    if run.store is None or not run.store.startswith(tuple(REACHABLE)):
+        rule, remedy = "a pod reaches nothing but S3", "give --store s3://bucket/prefix"
+        faults.append(Fault("--store", run.store or "nothing", rule, remedy))
+    if run.image is None and repository is None:
+        rule = "RunPod pulls the image from a registry"
+        remedy = "give --repository docker.io/you/evengrad, or --image REPOSITORY@sha256:…"
+        faults.append(Fault("--repository", "nothing", rule, remedy))
+    if missing := missing_credentials(variables):
+        rule = "the container needs them to write to S3"
+        remedy = "name RunPod secrets in resources.secrets, or give --env-file"
+        faults.append(Fault("the container's variables", f"no {', '.join(missing)}", rule, remedy))
+    if faults:
+        raise InputError(faults)
+
+
+def _catalogue(
+    spec: JobSpec, connect: Callable[[], RunPod], dry_run: bool, offline: bool
+) -> tuple[RunPod | None, Catalogue | None, str]:
+    """The API, its prices, and where these come from."""
+    if offline:
+        return None, None, "prices unknown: the catalogue was not asked (--offline)"
+    try:
+        api = connect()
+    except Stop as stop:
+        if dry_run and stop.code == NO_ACCESS:
+            return None, None, "prices unknown: no API key to ask the catalogue with"
+        raise
+    wanted = spec.resources
+    if wanted is None:  # plan will say so
+        return api, None, ""
+    floor = max(wanted.min_cuda, images.CUDA, key=lambda v: tuple(map(int, v.split("."))))
+    rows = {str(c): api.gpus(c, wanted.gpu_count, floor) for c in dict.fromkeys(wanted.cloud)}
+    return api, rows, f"prices of RunPod's catalogue, {datetime.now(UTC):%H:%M:%S} UTC"
+
+
+def _keep_key_out(api: RunPod, variables: dict[str, str], env_file: Path | None) -> None:
+    """The account's key must not travel, under whichever name."""
+    names = [name for name, value in variables.items() if api.key in value]
+    if names:
+        rule = "the account's API key never goes into a container"
+        where = str(env_file or "the environment")
+        raise InputError([Fault(where, ", ".join(names), rule, "remove it: the pod has its own")])
+
+
+def _image(
+    path: Path | None, spec: JobSpec, repository: str | None, *, build: bool, ask: bool
+) -> str:
+    """The image by digest, built and pushed unless the registry has this content."""
+    if repository is None or path is None:
+        return NO_IMAGE
+    reference = images.tag(repository, path, spec)
+    if not ask:
+        return f"{reference} (the registry was not asked)"
+    try:
+        if (found := images.pinned(reference)) is not None:
+            say(f"{reference} is in the registry: not built again")
+            return found
+    except Stop as stop:
+        if build:
+            raise
+        return f"{reference} ({stop})"
+    if not build:
+        return f"{reference} (to be built and pushed)"
+    commit = checkout(images.ROOT)
+    revision = (commit.commit or "unknown") + ("-dirty" if commit.dirty else "")
+    return images.build_and_push(reference, path, revision)
+
+
+def _resumable(store: Store | None, planned: Plan) -> str:
+    """Whether there is something of this run to go on with."""
+    if store is None:
+        return "not asked"
+    with suppress(StoreError, Damaged):
+        head = HeadDocument(store, f"{planned.name}/{planned.run_id}", fenced=False).read()
+        if head is not None and head.checkpoints:
+            return f"goes on from step {head.checkpoints[0].step}"
+        return "a new run"
+    return "cannot be read now"

@@ -1,0 +1,338 @@
+"""Renting one pod for a run, so that none is ever rented that nobody knows of.
+
+The intent is written before each create, under a name that no other attempt has. A create is never
+repeated: after an answer that leaves open whether the pod exists it is looked for by its name. What
+is rented is checked against what was asked for, and is ours once its container has shown life in
+the store; else it is ended and the next candidate tried.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from threading import Event
+
+from deploy.book import Attempt, Contested, Keeper
+from deploy.ends import (
+    CANCELLED,
+    ERROR,
+    FAILED,
+    INTERRUPTED,
+    INVALID,
+    NO_ACCESS,
+    NO_GPU,
+    UNCONFIRMED,
+    Stop,
+)
+from deploy.life import Life
+from deploy.plan import Candidate, Plan
+from deploy.runpod_api import (
+    ApiError,
+    BadCredentials,
+    BrokenRule,
+    NoBalance,
+    NoCapacity,
+    NotAllowed,
+    NotThere,
+    Pod,
+    RateLimited,
+    RunPod,
+    Unanswered,
+)
+
+LISTINGS = 4
+"""How often a pod is looked for by its name before it counts as never made: listings lag."""
+LISTING_SECONDS = 5.0
+"""Between two of them."""
+GONE_SECONDS = 2.0
+"""Between two looks at a pod that was ended."""
+ABSENCES = 3
+"""So many answers in a row that there is no such pod mean that there is none: one may be lag."""
+END_SECONDS = 300.0
+"""How long the end of a pod is insisted on."""
+LOOK_SECONDS = 10.0
+"""Between two looks at a pod that is to start."""
+AMBIGUOUS = 2
+"""How often a candidate is asked for anew after answers that left no pod."""
+DEAD = frozenset({"EXITED", "ERROR", "TERMINATED"})
+"""Statuses of a pod whose container does not run."""
+
+Say = Callable[[str], None]
+
+
+class Renter:
+    """Rents pods for one run, one at a time."""
+
+    def __init__(
+        self, api: RunPod, keeper: Keeper, life: Life, say: Say, interrupted: Event
+    ) -> None:
+        self.api, self.keeper, self.life, self.say = api, keeper, life, say
+        self.interrupted = interrupted
+        """Set by a signal: nothing new is begun, what is begun is brought to a known end."""
+        self.refused: list[str] = []
+        """Why candidates were not rented, in order."""
+
+    def rent(self, plan: Plan) -> Attempt:
+        """A pod that has shown life; raises Stop, StoreError."""
+        try:
+            return self._rent(plan)
+        except Contested:
+            raise
+        except Stop as stop:
+            if stop.code != UNCONFIRMED:
+                self.sweep(None)
+            raise
+
+    def _rent(self, plan: Plan) -> Attempt:
+        skipped: set[str] = set()
+        for candidate in plan.candidates:
+            for _ in range(AMBIGUOUS):
+                if candidate.why_not is not None or candidate.cloud in skipped:
+                    break
+                try:
+                    made = self._create(plan, candidate)
+                except NotAllowed as no:
+                    skipped.add(candidate.cloud)
+                    self._refuse(candidate, no.detail)
+                    break
+                except (NoCapacity, BrokenRule) as no:
+                    self._refuse(candidate, no.detail)
+                    break
+                if made is None:
+                    continue  # ask once more, under a new name
+                attempt, pod = made
+                if self._is_as_asked(plan, candidate, attempt, pod) and self._starts(plan, attempt):
+                    self.sweep(attempt)
+                    return attempt
+                break
+        tried = "; ".join(self.refused) or "none is within the ceiling"
+        raise Stop(NO_GPU, f"no GPU of the spec could be rented: {tried}")
+
+    def adopt(self, plan: Plan) -> Attempt | None:
+        """The newest pod of an earlier submitter, or None; all others are brought to their end."""
+        found: dict[int, Pod] = {}
+        for attempt in self.keeper.book.open:
+            pod = self._look_for(attempt.pod_name)
+            if pod is None:
+                self.keeper.close(attempt.number, "not there when looked for again")
+            else:
+                self.keeper.change(attempt.number, **_facts(pod))
+                found[attempt.number] = pod
+        if not found:
+            return None
+        newest = max(found)
+        for number in found:
+            attempt = self._attempt(number)
+            if number != newest or found[number].status in DEAD:
+                self.end(attempt, "superseded by a later submission")
+        if found[newest].status in DEAD:
+            return None
+        attempt = self._attempt(newest)
+        started = self.life.shown(attempt) or self._starts(plan, attempt)
+        return attempt if started else None
+
+    def end(self, attempt: Attempt, why: str) -> None:
+        """End a pod and see that it is gone; raises Stop where that cannot be confirmed."""
+        assert attempt.pod is not None
+        self.say(f"ending pod {attempt.pod_name}: {why}")
+        end_pod(self.api, attempt.pod, attempt.pod_name)
+        self.keeper.close(attempt.number, why)
+
+    def sweep(self, keep: Attempt | None) -> None:
+        """End every pod of this run but one: a create of ours may have come to life late."""
+        with suppress(ApiError):  # the reaper will find what this listing did not
+            for pod in self.api.pods():
+                mine = self.keeper.book.owns(pod.name, pod.variables)
+                if mine and (keep is None or pod.id != keep.pod):
+                    self.say(f"ending pod {pod.name}, which came to life late")
+                    end_pod(self.api, pod.id, pod.name)
+
+    # --- one create -----------------------------------------------------------------------------
+
+    def _create(self, plan: Plan, candidate: Candidate) -> tuple[Attempt, Pod] | None:
+        """Ask for one pod; None where the answer was ambiguous and none was found.
+
+        Raises Stop; NoCapacity, BrokenRule, NotAllowed.
+        """
+        self._heed()
+        number = 1 + max((a.number for a in self.keeper.book.attempts), default=0)
+        name = plan.pod_name(number)
+        self.keeper.add(
+            Attempt(
+                number=number,
+                pod_name=name,
+                gpu=candidate.gpu,
+                cloud=candidate.cloud,
+                intended=datetime.now(UTC),
+            )
+        )
+        self.say(f"asking for {candidate.gpu} in {candidate.cloud} as {name}")
+        try:
+            with self._told(number):
+                pod = self.api.create(plan.request(candidate, number))
+        except Unanswered as unanswered:
+            self.say(f"{unanswered}; looking whether {name} exists")
+            found = self._look_for(name)
+            if found is None:
+                self.keeper.close(number, f"never made: {unanswered}")
+                return None
+            pod = found
+        return self.keeper.change(number, **_facts(pod)), pod
+
+    @contextmanager
+    def _told(self, number: int) -> Iterator[None]:
+        """Write a refusal into the book, and end the command where no other GPU would help."""
+        try:
+            yield
+        except Unanswered:
+            raise
+        except ApiError as refusal:
+            self.keeper.close(number, f"refused: {refusal}")
+            if isinstance(refusal, BadCredentials | NoBalance):
+                raise Stop(NO_ACCESS, str(refusal)) from None
+            if isinstance(refusal, RateLimited | NotThere):
+                raise Stop(ERROR, str(refusal)) from None
+            if isinstance(refusal, BrokenRule) and refusal.contract:
+                raise Stop(INVALID, f"RunPod does not take the request: {refusal}") from None
+            raise
+
+    def _look_for(self, name: str) -> Pod | None:
+        """A pod by its exact name; None once several listings have not had it. Raises Stop."""
+        absences = 0
+        for turn in range(2 * LISTINGS):
+            if turn:
+                time.sleep(LISTING_SECONDS)
+            try:
+                pods = self.api.pods()
+            except (BadCredentials, NotAllowed) as no:
+                raise Stop(UNCONFIRMED, f"cannot tell whether {name} exists: {no}", name) from None
+            except ApiError as fault:
+                self.say(str(fault))
+                continue
+            for pod in pods:
+                if pod.name == name:
+                    return pod
+            absences += 1
+            if absences >= LISTINGS:
+                return None
+        why = f"pod {name} may exist: RunPod does not list; run `python -m deploy.reap` later"
+        raise Stop(UNCONFIRMED, why, name)
+
+    def _is_as_asked(self, plan: Plan, candidate: Candidate, attempt: Attempt, pod: Pod) -> bool:
+        """Whether what was rented is as asked, at no more than the ceiling; else end it."""
+        asked = f"{plan.resources.gpu_count} × {candidate.gpu}"
+        got = f"{pod.gpu.count} × {pod.gpu.id}" if pod.gpu is not None else "no GPU"
+        price = "an unknown price" if pod.cost is None else f"${pod.cost:g}/h"
+        if got != asked:
+            wrong = f"it has {got}, not {asked}"
+        elif pod.cost is None or pod.cost > plan.resources.max_price_per_hour:
+            wrong = f"it costs {price}, more than ${plan.resources.max_price_per_hour:g}/h"
+        else:
+            return True
+        self._refuse(candidate, wrong)
+        self.end(attempt, wrong)
+        return False
+
+    def _refuse(self, candidate: Candidate, why: str) -> None:
+        self.refused.append(f"{candidate.gpu} in {candidate.cloud}: {why}")
+        self.say(self.refused[-1])
+
+    def _attempt(self, number: int) -> Attempt:
+        return next(a for a in self.keeper.book.attempts if a.number == number)
+
+    # --- the start ------------------------------------------------------------------------------
+
+    def _starts(self, plan: Plan, attempt: Attempt) -> bool:
+        """Wait for the container's first sign of life; else end the pod. Raises Stop."""
+        assert attempt.pod is not None
+        minutes = plan.resources.start_timeout_minutes
+        until = time.monotonic() + minutes * 60
+        looked, absences = -LOOK_SECONDS, 0
+        with self.life.pod_log(attempt.pod):
+            while time.monotonic() < until:
+                if self.life.shown(attempt):
+                    return True
+                self._heed_with(attempt)
+                if time.monotonic() - looked >= min(LOOK_SECONDS, minutes * 20):
+                    looked = time.monotonic()
+                    absences = absences + 1 if self._is_gone(attempt) else 0
+                if absences >= ABSENCES:
+                    return self._ended_early(attempt)
+                self.interrupted.wait(min(self.life.pause, minutes * 10))
+        self._refuse(
+            Candidate(attempt.gpu, attempt.cloud), f"no sign of life within {minutes:g} min"
+        )
+        self.end(attempt, "start_timeout")
+        return False
+
+    def _is_gone(self, attempt: Attempt) -> bool:
+        assert attempt.pod is not None
+        try:
+            return self.api.pod(attempt.pod).status in DEAD
+        except NotThere:
+            return True
+        except ApiError:
+            return False
+
+    def _ended_early(self, attempt: Attempt) -> bool:
+        """A pod is no more before its first sign of life; one may have come in its last moment."""
+        if self.life.shown(attempt):
+            return True
+        self.end(attempt, "ended before its first sign of life")
+        said = f"; it said last: {self.life.last_line}" if self.life.last_line else ""
+        why = f"pod {attempt.pod_name} ended before its first sign of life{said}"
+        raise Stop(FAILED, why, attempt.pod)
+
+    # --- signals --------------------------------------------------------------------------------
+
+    def _heed(self) -> None:
+        if self.interrupted.is_set():
+            raise Stop(INTERRUPTED, "interrupted; no pod is left")
+        if self.life.cancelled():
+            raise Stop(CANCELLED, f"run {self.keeper.book.run_id} was cancelled")
+
+    def _heed_with(self, attempt: Attempt) -> None:
+        try:
+            self._heed()
+        except Stop as stop:
+            self.end(attempt, "interrupted" if stop.code == INTERRUPTED else "cancelled")
+            raise
+
+
+def end_pod(api: RunPod, pod: str, name: str) -> None:
+    """Delete a pod, again and again, until it is gone; raises Stop where it may still bill.
+
+    Where a delete is refused the pod is at least stopped.
+    """
+    until, absences, last = time.monotonic() + END_SECONDS, 0, ""
+    while time.monotonic() < until:
+        try:
+            if api.pod(pod).status == "TERMINATED":
+                raise NotThere(pod, "terminated")
+            absences = 0
+            api.delete(pod)
+        except NotThere:
+            absences += 1
+            if absences >= ABSENCES:
+                return
+        except BadCredentials as no:
+            why = f"pod {name} may still bill: {no}"
+            raise Stop(UNCONFIRMED, why, pod) from None
+        except ApiError as fault:
+            last = str(fault)
+            with suppress(ApiError):
+                api.delete(pod)  # a failed look means nothing
+            with suppress(ApiError):
+                if isinstance(fault, NotAllowed):
+                    api.stop(pod)
+        time.sleep(GONE_SECONDS)
+    why = f"pod {name} ({pod}) may still bill: {last or 'it does not end'}; run `deploy.reap` later"
+    raise Stop(UNCONFIRMED, why, pod)
+
+
+def _facts(pod: Pod) -> dict[str, object]:
+    """What the book keeps of a pod."""
+    facts: dict[str, object] = {"pod": pod.id, "cost": pod.cost, "created": pod.created}
+    return facts | ({"gpu": pod.gpu.id} if pod.gpu else {})

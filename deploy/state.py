@@ -1,0 +1,144 @@
+"""What is known of a run, from its documents in the store and from its pods."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import BaseModel
+
+from deploy.book import Book, Found, read_book
+from deploy.ends import FAILED, NOT_FINISHED, NOT_FOUND, OF_REASON, Stop
+from deploy.rent import DEAD
+from deploy.runpod_api import Pod
+from job.document import Body, Damaged
+from job.events import Reason
+from job.history import read_document
+from job.store import Store, open_store
+
+FRESH_SECONDS = 90.0
+"""Age of a heartbeat, by this machine's clock, up to which a run counts as alive."""
+
+
+class State(BaseModel):
+    """One run at one moment."""
+
+    run: str
+    """`<name>/<run id>`."""
+    store: str
+    state: str
+    """submitted, starting, training, …: the phase that the run told last; silent: it told nothing
+    for some time; lost: no pod of it is left; or finished."""
+    epoch: int | None = None
+    epochs: int | None = None
+    step: int | None = None
+    steps: int | None = None
+    eta_seconds: float | None = None
+    losses: dict[str, float | None] = {}
+    """By task, training split, original units."""
+    gpu: str | None = None
+    pod_id: str | None = None
+    cost_per_hour: float | None = None
+    spent_usd: float | None = None
+    age_seconds: float | None = None
+    """Since its first pod was asked for."""
+    heartbeat_seconds: float | None = None
+    """Since its last heartbeat, by the pod's clock and this machine's."""
+    reason: str | None = None
+    """Why it ended."""
+    error: str | None = None
+    pod_listed: bool | None = None
+    """Whether RunPod lists a pod of it; None where it was not asked."""
+    exit_code: int
+    """What `status` ends with."""
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether it has told of itself lately."""
+        return self.heartbeat_seconds is not None and self.heartbeat_seconds < FRESH_SECONDS
+
+
+def read_state(found: Found, now: datetime, pods: Iterable[Pod] | None) -> State:
+    """A run's state; pods: those of the account, None where it was not asked.
+
+    Raises Stop for a run that is not there, StoreError.
+    """
+    store = open_store(found.store)
+    documents = {name: _document(store, found.run, name) for name in DOCUMENTS}
+    if not any(documents.values()):
+        raise Stop(NOT_FOUND, f"{store.url} holds no run {found.run}")
+    book = read_book(documents["pods.json"])
+    status, result = documents["status.json"] or {}, documents["result.json"]
+    mine = None if pods is None else [p for p in pods if found.owns(p.name, p.variables)]
+    beat = _age(status.get("heartbeat"), now)
+    return State(
+        run=found.run,
+        store=found.store,
+        state=_state(documents, book, mine, beat),
+        **{key: status.get(key) for key in ("epoch", "step", "steps", "eta_seconds")},
+        losses=status.get("losses") or {},
+        **_money(book, mine, now),
+        heartbeat_seconds=beat,
+        pod_listed=None if mine is None else bool(mine),
+        reason=result["reason"] if result else None,
+        error=(result or status).get("error"),
+        exit_code=code_of(result["reason"]) if result else NOT_FINISHED,
+    )
+
+
+DOCUMENTS = ("pods.json", "status.json", "result.json", "boots.json", "cancel.json", "latest.json")
+
+
+def code_of(reason: Reason) -> int:
+    """The exit code of a finished run."""
+    return OF_REASON.get(reason, FAILED)
+
+
+def _document(store: Store, run: str, name: str) -> Body | None:
+    with suppress(Damaged):
+        return read_document(store, run, name)
+    return {}
+
+
+def _state(
+    documents: dict[str, Body | None],
+    book: Book | None,
+    mine: list[Pod] | None,
+    beat: float | None,
+) -> str:
+    if documents["result.json"]:
+        return "finished"
+    status = documents["status.json"] or {}
+    alive = mine is None or any(pod.status not in DEAD for pod in mine)
+    if documents["cancel.json"]:
+        return "cancelling" if alive and mine is not None else "cancelled"
+    if not alive:
+        rented = any(attempt.pod for attempt in book.attempts) if book else True
+        return str(status["phase"]) if "exit_code" in status else "lost" if rented else "not rented"
+    if beat is None:
+        return "starting" if documents["boots.json"] else "submitted"
+    return str(status["phase"]) if beat < FRESH_SECONDS or "exit_code" in status else "silent"
+
+
+def _money(book: Book | None, mine: list[Pod] | None, now: datetime) -> dict[str, Any]:
+    if book is None or not book.attempts:
+        return {}
+    last = next((a for a in reversed(book.attempts) if a.pod), book.attempts[-1])
+    if mine is not None and not mine:  # none bills: it ended itself, and nobody has noted when
+        book = book.model_copy(update={"attempts": tuple(a for a in book.attempts if a.ended)})
+    first = min(a.intended for a in book.attempts) if book.attempts else last.intended
+    return {
+        "gpu": last.gpu,
+        "pod_id": last.pod,
+        "cost_per_hour": last.cost,
+        "spent_usd": round(book.spent(now), 4) if book.attempts else None,
+        "age_seconds": (now - first).total_seconds(),
+    }
+
+
+def _age(told: Any, now: datetime) -> float | None:
+    with suppress(TypeError, ValueError):
+        return (now - datetime.fromisoformat(told).astimezone(UTC)).total_seconds()
+    return None
