@@ -42,10 +42,16 @@ def _cells(state: State) -> list[str]:
         losses or "-",
         state.gpu or "-",
         _or_dash(state.cost_per_hour),
-        "-" if state.spent_usd is None else f"{state.spent_usd:.2f}",
+        _money(state.spent_usd),
         duration(state.age_seconds),
         state.reason or "-",
     ]
+
+
+def _money(usd: float | None) -> str:
+    if usd is None:
+        return "-"
+    return f"{usd:.2f}" if usd >= 0.01 or usd == 0 else "<0.01"
 
 
 def _or_dash(value: float | None) -> str:
