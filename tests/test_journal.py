@@ -32,7 +32,7 @@ from job.events import (
     TaskFacts,
     fields,
 )
-from job.journal import Journal, Line, print_line
+from job.journal import Journal, Line, Sampled, print_line
 from job.show import Readable
 
 SEED_TASKS = ["type", "pointers", "binary", "countdown"]
@@ -355,3 +355,16 @@ class TestReadable:
         text = shown([started(["one"]), step(), *end], terminal=True, close=not end)
         assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
         assert "0/120" in text
+
+
+def test_sampled_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of steps that follow each other fast one is printed, and everything else."""
+    sampled = Sampled()
+    for n in range(1000):
+        sampled({"event": "step"}, f"step {n}")
+    sampled({"event": "epoch"}, "epoch 1")
+    sampled({"event": "alarm"}, "alarm")
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "step 0"
+    assert printed[-2:] == ["epoch 1", "alarm"]
+    assert len(printed) <= 4
