@@ -1,24 +1,26 @@
 """The image with the spec baked: its tag says its content, so that nothing is built twice.
 
-Docker's own client builds and pushes, and shows its progress. What RunPod is given is a digest,
-never a tag: hosts cache by tag.
+Docker's own client builds and pushes, and shows its progress; its buildx, which builds, looks at
+registries too, with the same credentials. What RunPod is given is a digest, never a tag: hosts
+cache by tag.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from deploy.ends import ERROR, Stop
 from job.faults import Fault, InputError
 from job.spec import JobSpec
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 """The build's context: a checkout of evengrad."""
 CUDA = "13.0"
 """Of the image, as its label says; what the host's driver must have."""
@@ -26,6 +28,14 @@ PINNED = re.compile(r"[^\s@]+@sha256:[0-9a-f]{64}")
 PLATFORM = {"os": "linux", "architecture": "amd64"}
 SECONDS = 120.0
 """For one question to a registry."""
+WANTED = '{"manifest": {{json .Manifest}}, "image": {{json .Image}}}'
+"""What is asked about an image, in buildx's words."""
+OWN = {"SPEC", "SPEC_SHA256", "REVISION", "CUDA_VERSION"}
+"""Build arguments that say what the image is; no user sets them."""
+
+
+class Denied(Stop):
+    """A registry shows an image to nobody, or not to this user: it does not say which."""
 
 
 def check_pinned(reference: str) -> str:
@@ -37,15 +47,38 @@ def check_pinned(reference: str) -> str:
     return reference
 
 
-def tag(repository: str, spec_path: Path, spec: JobSpec) -> str:
-    """`REPOSITORY:NAME-CONTENT`; CONTENT is of every file that enters the image.
+def build_arguments(given: Sequence[str]) -> dict[str, str]:
+    """Of `NAME=VALUE` each; raises InputError for what the Dockerfile does not take of users."""
+    if not given:
+        return {}
+    declared = re.findall(r"^ARG (\w+)", (ROOT / "Dockerfile").read_text(), re.M)
+    known = sorted({*declared} - OWN)
+    pairs = [argument.partition("=") for argument in given]
+    rule = f"the Dockerfile takes NAME=VALUE for {', '.join(known)}"
+    faults = [
+        Fault("--build-arg", name, rule, "correct or remove it")
+        for name, sign, _ in pairs
+        if not sign or name not in known
+    ]
+    if faults:
+        raise InputError(faults)
+    return {name: value for name, _, value in pairs}
+
+
+def tag(
+    repository: str, spec_path: Path, spec: JobSpec, arguments: Mapping[str, str] | None = None
+) -> str:
+    """`REPOSITORY:NAME-CONTENT`; CONTENT is of every file and argument that enters the image.
 
     Raises InputError for a spec or data outside the checkout, which no build can reach.
     """
     digest = hashlib.sha256()
     for path in _files(spec_path, spec):
         digest.update(f"{path.relative_to(ROOT)}\0".encode())
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    for name, value in sorted((arguments or {}).items()):
+        digest.update(f"{name}={value}\0".encode())
     return f"{repository}:{spec.name}-{digest.hexdigest()[:16]}"
 
 
@@ -59,7 +92,12 @@ def _files(spec_path: Path, spec: JobSpec) -> Iterator[Path]:
             rule = f"what is baked must lie in {ROOT}, the build's context"
             raise InputError([Fault(str(path), "outside of it", rule, "copy it there")])
     fixed = [ROOT / name for name in ("Dockerfile", "pyproject.toml", "constraints.txt")]
-    yield from sorted({*entering, *fixed, *(ROOT / "job").glob("*.py")})
+    for path in sorted({*entering, *fixed, *(ROOT / "job").glob("*.py")}):
+        if not path.is_file():
+            rule = "it enters the image, which is built from a checkout of evengrad"
+            remedy = "put it there, or name an image by --image"
+            raise InputError([Fault(str(path), "no such file", rule, remedy)])
+        yield path
 
 
 def pinned(reference: str) -> str | None:
@@ -67,28 +105,41 @@ def pinned(reference: str) -> str | None:
 
     Raises Stop where the registry does not answer, or has it for other platforms only.
     """
-    asked = _docker("manifest", "inspect", "--verbose", reference)
+    asked = _docker("buildx", "imagetools", "inspect", "--format", WANTED, reference)
     if asked.returncode:
-        said = asked.stderr.strip()
-        if re.search(r"no such manifest|manifest unknown|not found|name unknown", said, re.I):
-            return None
-        raise Stop(ERROR, f"docker cannot ask for {reference}: {_last(said)}")
+        _raise_unless_absent(reference, asked.stderr)
+        return None
     found = json.loads(asked.stdout)
-    for manifest in found if isinstance(found, list) else [found]:
-        descriptor = manifest["Descriptor"]
-        platform = descriptor.get("platform") or {}
-        if PLATFORM.items() <= platform.items():
-            return f"{_repository(reference)}@{descriptor['digest']}"
+    manifest = found["manifest"]
+    alone = {"digest": manifest["digest"], "platform": found["image"]}
+    for one in manifest.get("manifests") or [alone]:
+        if PLATFORM.items() <= (one["platform"] or {}).items():
+            return f"{_repository(reference)}@{one['digest']}"
     raise Stop(ERROR, f"{reference} is not for linux/amd64, which RunPod's hosts are")
 
 
-def build_and_push(reference: str, spec_path: Path, revision: str) -> str:
+def _raise_unless_absent(reference: str, said: str) -> None:
+    """Raises Stop for every reason but that the registry has no such image."""
+    why = next((part[7:] for part in said.splitlines() if part.startswith("ERROR: ")), None)
+    if why is None:  # docker itself did not understand
+        why = "docker has no buildx here that can look at images; install docker-buildx-plugin"
+        raise Stop(ERROR, why)
+    # The whole name: "executable file not found" is about a credential helper.
+    if why.endswith(f"{reference.rpartition('/')[2]}: not found"):
+        return
+    kind = Denied if "may require authorization" in why else Stop
+    raise kind(ERROR, f"docker cannot ask for {reference}: {why}")
+
+
+def build_and_push(
+    reference: str, spec_path: Path, revision: str, arguments: Mapping[str, str] | None = None
+) -> str:
     """Build the CUDA image with a spec and push it; returns it by digest. Raises Stop."""
-    relative = spec_path.resolve().relative_to(ROOT)
+    relative = spec_path.resolve().relative_to(ROOT).as_posix()
     sha256 = hashlib.sha256(spec_path.read_bytes()).hexdigest()
-    arguments = {"SPEC": str(relative), "SPEC_SHA256": sha256, "REVISION": revision}
+    own = {"SPEC": relative, "SPEC_SHA256": sha256, "REVISION": revision}
     command = ["build", "--platform", "linux/amd64", "--target", "cuda", "-t", reference]
-    for name, value in arguments.items():
+    for name, value in {**(arguments or {}), **own}.items():
         command += ["--build-arg", f"{name}={value}"]
     _shown(*command, str(ROOT))
     _shown("push", reference)
@@ -111,12 +162,15 @@ def _docker(*arguments: str) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)  # noqa: S603 - docker's client, no shell
     except subprocess.TimeoutExpired:
-        raise Stop(ERROR, f"docker {arguments[0]} took more than {SECONDS:.0f} s") from None
+        why = f"docker had no answer about {arguments[-1]} within {SECONDS:.0f} s"
+        raise Stop(ERROR, why) from None
 
 
 def _shown(*arguments: str) -> None:
     """Run docker with its progress on stderr; raises Stop."""
-    ended = subprocess.run([_client(), *arguments], stdout=2)  # noqa: S603 - docker's client, no shell
+    # The Dockerfile needs BuildKit, which is not every client's default.
+    environment = {**os.environ, "DOCKER_BUILDKIT": "1"}
+    ended = subprocess.run([_client(), *arguments], stdout=2, env=environment)  # noqa: S603 - docker's client, no shell
     if ended.returncode:
         why = f"docker {arguments[0]} failed with exit code {ended.returncode}; see its output"
         raise Stop(ERROR, why)
@@ -128,7 +182,3 @@ def _client() -> str:
         why = "no docker here to build or look at images with; install it, or name one by --image"
         raise Stop(ERROR, why)
     return client
-
-
-def _last(said: str) -> str:
-    return said.splitlines()[-1] if said else "no reason given"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -65,6 +65,7 @@ def prepare(
     store: str | None,
     repository: str | None,
     image: str | None,
+    build_arguments: Sequence[str],
     registry: str | None,
     env_file: Path | None,
     rehearsals: str,
@@ -84,7 +85,10 @@ def prepare(
     api, catalogue, told = _catalogue(run.spec, connect, dry_run, offline)
     if api is not None:
         _keep_key_out(api, variables, env_file)
-    reference = run.image or _image(spec, run.spec, repository, build=not dry_run, ask=not offline)
+    arguments = images.build_arguments(build_arguments)
+    reference = run.image or _image(
+        spec, run.spec, repository, arguments, build=not dry_run, ask=not offline
+    )
     rehearsal = last_rehearsal(open_store(rehearsals), run.spec)
     planned = plan(
         run.spec,
@@ -184,12 +188,18 @@ def _keep_key_out(api: RunPod, variables: dict[str, str], env_file: Path | None)
 
 
 def _image(
-    path: Path | None, spec: JobSpec, repository: str | None, *, build: bool, ask: bool
+    path: Path | None,
+    spec: JobSpec,
+    repository: str | None,
+    arguments: Mapping[str, str],
+    *,
+    build: bool,
+    ask: bool,
 ) -> str:
     """The image by digest, built and pushed unless the registry has this content."""
     if repository is None or path is None:
         return NO_IMAGE
-    reference = images.tag(repository, path, spec)
+    reference = images.tag(repository, path, spec, arguments)
     if not ask:
         return f"{reference} (the registry was not asked)"
     try:
@@ -197,14 +207,16 @@ def _image(
             say(f"{reference} is in the registry: not built again")
             return found
     except Stop as stop:
-        if build:
+        if not build:
+            return f"{reference} ({stop})"
+        if not isinstance(stop, images.Denied):
             raise
-        return f"{reference} ({stop})"
+        say(f"{stop}; a first push may make it, so it is tried")
     if not build:
         return f"{reference} (to be built and pushed)"
     commit = checkout(images.ROOT)
     revision = (commit.commit or "unknown") + ("-dirty" if commit.dirty else "")
-    return images.build_and_push(reference, path, revision)
+    return images.build_and_push(reference, path, revision, arguments)
 
 
 def _resumable(store: Store | None, planned: Plan) -> str:

@@ -8,6 +8,7 @@ the store; else it is ended and the next candidate tried.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -52,6 +53,8 @@ ABSENCES = 3
 """So many answers in a row that there is no such pod mean that there is none: one may be lag."""
 END_SECONDS = 300.0
 """How long the end of a pod is insisted on."""
+UNSEEN_SECONDS = 120.0
+"""How long a new pod that could never be read may just not be known yet."""
 LOOK_SECONDS = 10.0
 """Between two looks at a pod that is to start."""
 AMBIGUOUS = 2
@@ -117,8 +120,10 @@ class Renter:
             pod = self._look_for(attempt.pod_name)
             if pod is None:
                 self.keeper.close(attempt.number, "not there when looked for again")
-            else:
-                self.keeper.change(attempt.number, **_facts(pod))
+                continue
+            asked = Candidate(attempt.gpu, attempt.cloud)
+            attempt = self.keeper.change(attempt.number, **_facts(pod))
+            if self._is_as_asked(plan, asked, attempt, pod):
                 found[attempt.number] = pod
         if not found:
             return None
@@ -248,8 +253,9 @@ class Renter:
         """Wait for the container's first sign of life; else end the pod. Raises Stop."""
         assert attempt.pod is not None
         minutes = plan.resources.start_timeout_minutes
-        until = time.monotonic() + minutes * 60
-        looked, absences = -LOOK_SECONDS, 0
+        begun = time.monotonic()
+        until = begun + minutes * 60
+        looked, absences, seen = -math.inf, 0, False
         with self.life.pod_log(attempt.pod):
             while time.monotonic() < until:
                 if self.life.shown(attempt):
@@ -257,8 +263,9 @@ class Renter:
                 self._heed_with(attempt)
                 if time.monotonic() - looked >= min(LOOK_SECONDS, minutes * 20):
                     looked = time.monotonic()
-                    absences = absences + 1 if self._is_gone(attempt) else 0
-                if absences >= ABSENCES:
+                    gone = self._is_gone(attempt)
+                    absences, seen = (absences + 1 if gone else 0), seen or not gone
+                if absences >= ABSENCES and (seen or looked - begun > UNSEEN_SECONDS):
                     return self._ended_early(attempt)
                 self.interrupted.wait(min(self.life.pause, minutes * 10))
         self._refuse(

@@ -56,6 +56,14 @@ def submit(
         str | None,
         typer.Option(help="An existing image, REPOSITORY@sha256:…; nothing is built."),
     ] = None,
+    build_arg: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="For the Dockerfile, e.g. TORCH_CUDA=WHEEL; again for more. No place for secrets: "
+            "the image tells its values to everybody.",
+        ),
+    ] = None,
     registry: Annotated[
         str | None, typer.Option(help="Id of the registry's credentials at RunPod.")
     ] = None,
@@ -90,6 +98,8 @@ def submit(
         raise typer.BadParameter("give either SPEC or --resume RUN")
     if offline and not dry_run:
         raise typer.BadParameter("--offline goes with --dry-run alone")
+    if build_arg and (image or resume):
+        raise typer.BadParameter("--build-arg is for building: not with --image or --resume")
     from deploy.prepare import prepare
 
     prepared = prepare(
@@ -98,6 +108,7 @@ def submit(
         store=store,
         repository=repository,
         image=image,
+        build_arguments=build_arg or [],
         registry=registry,
         env_file=env_file,
         rehearsals=rehearsals,

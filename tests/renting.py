@@ -29,6 +29,7 @@ FAST: dict[str, Any] = {
     "deploy.rent:LISTING_SECONDS": 0.1,
     "deploy.rent:GONE_SECONDS": 0.05,
     "deploy.rent:LOOK_SECONDS": 0.2,
+    "deploy.rent:UNSEEN_SECONDS": 1.5,
     "deploy.rent:END_SECONDS": 5.0,
     "deploy.follow:LOOK_SECONDS": 0.2,
     "deploy.follow:QUIET_SECONDS": 1.0,

@@ -292,7 +292,7 @@ def test_ambiguous_creates(user: Renting, fault: Fault) -> None:
 def test_listing_lag_and_early_404(user: Renting) -> None:
     """A pod that lists do not show yet is found, and one that cannot be read yet is not lost."""
     user.runpod.faults.create = [Fault(500, done=True)]
-    user.runpod.faults.listing_lag, user.runpod.faults.early_404 = 0.15, 0.4
+    user.runpod.faults.listing_lag, user.runpod.faults.early_404 = 0.15, 1.0
     submitted = user.submit()
     assert submitted.wait() == 0, submitted.err
     assert len(user.pods) == 1
