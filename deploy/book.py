@@ -45,7 +45,12 @@ class Attempt(BaseModel):
     ended: datetime | None = None
     """When it was known not to be there, or no more."""
     why: str = ""
-    """Why it is no more, or never was."""
+    """Why it is no more or never was; of one without an id and an end, why it may exist."""
+
+    @property
+    def is_unsure(self) -> bool:
+        """Whether it was asked for, and neither seen nor refused."""
+        return self.pod is None and self.ended is None
 
 
 class Found(BaseModel):
@@ -89,10 +94,10 @@ class Book(Found):
     def spent(self, now: datetime) -> float:
         """USD so far, as far as the attempts tell."""
         hours = [
-            ((a.ended or now) - (a.created or a.intended)).total_seconds() / 3600 * (a.cost or 0.0)
+            max(0.0, ((a.ended or now) - (a.created or a.intended)).total_seconds()) / 3600
             for a in self.attempts
         ]
-        return sum(hours)
+        return sum(h * (a.cost or 0.0) for h, a in zip(hours, self.attempts, strict=True))
 
 
 def read_book(found: Mapping[str, object] | None) -> Book | None:
@@ -132,7 +137,14 @@ class Keeper:
             why = f"another submitter is at work on run {book.run_id}; this one rents nothing more"
             raise Contested(ERROR, why) from fenced
         self.book = book
-        remember(book)
+        with suppress(OSError):  # a convenience; the store has it
+            remember(book)
+
+    def check(self) -> None:
+        """Raises Contested where another submitter has written since, StoreError."""
+        told, mine = self._document.read(), self.book
+        if read_book(told) != mine:
+            raise Contested(ERROR, f"another submitter is at work on run {mine.run_id}")
 
     def add(self, attempt: Attempt) -> None:
         """Write an intent."""

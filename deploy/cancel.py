@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -42,23 +42,27 @@ def cancel(
     The request stays in the store: no submitter gives the run another pod.
     """
     from deploy.book import find
+    from deploy.runpod_api import ApiError
     from job.history import read_document
     from job.store import open_store
 
     found = find(run, store)
     where = open_store(found.store)
-    with client(api_key_file) as api:
-        pods = _pods(api, found)
-        result = read_document(where, found.run, "result.json")
-        if result is None:
-            confirm(f"Cancel {found.run}, with {len(pods)} pods?", yes)
-            _ask(where, found.run)
-            if pods:
+    result = read_document(where, found.run, "result.json")
+    if result is None:
+        confirm(f"Cancel {found.run}?", yes)
+        _ask(where, found.run)  # first of all: the container needs nobody else to end
+    try:
+        with client(api_key_file) as api:
+            if result is None and _pods(api, found):
                 result = _await(where, found.run, wait)
-        _end(api, found)
+            ended = _end(api, found, where)
+    except (ApiError, Stop) as fault:
+        why = f"{found.run} is asked to end, its pods could not be looked for: {fault}"
+        raise Stop(UNCONFIRMED, why, getattr(fault, "pod", None)) from fault
     state = result["reason"] if result else "cancelled"
     if as_json:
-        out({"run": found.run, "state": state, "pods_ended": [pod.id for pod in pods]})
+        out({"run": found.run, "state": state, "pods_ended": ended})
     else:
         say(f"{found.run}: {state}; no pod of it is left")
 
@@ -92,21 +96,37 @@ def _pods(api: RunPod, found: Found) -> list[Pod]:
     return [pod for pod in api.pods() if found.owns(pod.name, pod.variables)]
 
 
-def _end(api: RunPod, found: Found) -> None:
-    """End the run's pods until several listings agree that there is none; raises Stop."""
-    from deploy.rent import ABSENCES, LISTING_SECONDS, end_pod
+def _end(api: RunPod, found: Found, store: Store) -> list[str]:
+    """End the run's pods, those of its book and whatever is listed; raises Stop.
 
-    agreed = 0
+    Until several listings agree that there is none. Returns the ids of those that were ended.
+    """
+    from deploy.book import read_book
+    from deploy.ending import ABSENCES, end_pod
+    from deploy.rent import LAG_SECONDS, LISTING_SECONDS
+    from job.history import read_document
+
+    book = read_book(read_document(store, found.run, "pods.json"))
+    opened = book.open if book else []
+    known = {a.pod: a.pod_name for a in opened if a.pod is not None}
+    agreed, ended = 0, list[str]()
     for _ in range(10 * ABSENCES):
-        pods = _pods(api, found)
-        for pod in pods:
-            say(f"ending pod {pod.name}")
-            end_pod(api, pod.id, pod.name)
-        agreed = 0 if pods else agreed + 1
+        known |= {pod.id: pod.name for pod in _pods(api, found)}
+        for pod, name in known.items():
+            say(f"ending pod {name}")
+            end_pod(api, pod, name)
+            ended.append(pod)
+        agreed, known = (0 if known else agreed + 1), {}
         if agreed == ABSENCES:
-            return
+            break
         time.sleep(LISTING_SECONDS)
-    raise Stop(UNCONFIRMED, f"pods of {found.run} come back; run `python -m deploy.reap` later")
+    else:
+        raise Stop(UNCONFIRMED, f"pods of {found.run} come back; run `deploy.reap` later")
+    lately = datetime.now(UTC) - timedelta(seconds=LAG_SECONDS)
+    if late := [a.pod_name for a in opened if a.is_unsure and a.intended > lately]:
+        why = f"pod {', '.join(late)} may yet come to life: run `python -m deploy.reap` in minutes"
+        raise Stop(UNCONFIRMED, why, late[-1])
+    return ended
 
 
 if __name__ == "__main__":

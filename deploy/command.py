@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import json
 import os
 import signal
@@ -41,16 +42,15 @@ def serve(name: str, function: Callable[..., None], *codes: int) -> NoReturn:
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     text = f"{inspect.getdoc(function)}\n\n{told(*codes)}"
     app.command(name=name, help=text)(function)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # an encoding may lack a character
     try:
-        app(prog_name=f"python -m deploy.{name}")
-    except KeyboardInterrupt:
-        _fail(INTERRUPTED, "interrupted")
+        sys.exit(app(prog_name=f"python -m deploy.{name}", standalone_mode=False))
+    except (KeyboardInterrupt, typer.Abort):
+        _fail(INTERRUPTED, ["interrupted"], None)
     except Exception as fault:
-        code, lines, pod = _explained(fault)
-        for line in lines:
-            _fail_line(code, line, pod)
-        sys.exit(code)
-    sys.exit(0)
+        _fail(*_explained(fault))
 
 
 def _explained(fault: Exception) -> tuple[int, list[str], str | None]:
@@ -60,6 +60,9 @@ def _explained(fault: Exception) -> tuple[int, list[str], str | None]:
     from job.faults import InputError
     from job.store import StoreError
 
+    usage = getattr(fault, "format_message", None)  # typer has no public name for its error's base
+    if usage is not None:
+        return INVALID, [f"{usage().rstrip('.')}; see --help"], None
     match fault:
         case Stop():
             return fault.code, [str(fault)], fault.pod
@@ -71,18 +74,19 @@ def _explained(fault: Exception) -> tuple[int, list[str], str | None]:
             return ERROR, [f"RunPod: {fault}"], None
         case StoreError() | Damaged() | Fenced():
             return ERROR, [str(fault)], None
+        case OSError():
+            return ERROR, [f"{fault.filename or 'this machine'}: {fault.strerror or fault}"], None
     raise fault
 
 
-def _fail_line(code: int, line: str, pod: str | None) -> None:
+def _fail(code: int, lines: list[str], pod: str | None) -> NoReturn:
+    """Tell why, in a line each or as one JSON object, and end."""
     if "--json" in sys.argv:
-        print(json.dumps({"error": line, "code": code, "pod_id": pod}), file=sys.stderr)
+        told = {"error": lines[0], "faults": lines, "code": code, "pod_id": pod}
+        print(json.dumps(told), file=sys.stderr)
     else:
-        print(f"evengrad: {line}", file=sys.stderr)
-
-
-def _fail(code: int, line: str) -> NoReturn:
-    _fail_line(code, line, None)
+        for line in lines:
+            print(f"evengrad: {line}", file=sys.stderr)
     sys.exit(code)
 
 
@@ -120,15 +124,18 @@ def client(key_file: str | None) -> RunPod:
 
 
 def pods_if_any(key_file: str | None, required: bool = False) -> list[Pod] | None:
-    """The account's pods; None without a key, unless it is required. Raises Stop, ApiError."""
+    """The account's pods; None where they cannot be had, unless required. Raises Stop, ApiError."""
+    from deploy.runpod_api import ApiError
+
     try:
-        api = client(key_file)
-    except Stop:
-        if required or key_file is not None:
+        with client(key_file) as api:
+            return api.pods()
+    except (Stop, ApiError) as fault:
+        if required or (isinstance(fault, Stop) and key_file is not None):
             raise
+        if isinstance(fault, ApiError):
+            say(f"RunPod was not asked for pods: {fault}")
         return None
-    with api:
-        return api.pods()
 
 
 def signals() -> threading.Event:

@@ -7,16 +7,19 @@ account's key is never among them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
 
-from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 
 from job.faults import Fault, InputError
 from job.spec import JobSpec
 
+NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
+"""Of a variable in an env file; in capitals, so that a line of a secret is not taken for one."""
 MOST = 50
 """Variables that RunPod takes."""
 GRACE = "3"
@@ -24,7 +27,10 @@ GRACE = "3"
 PASSED_ON = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
 """Taken from the submitter's own environment; no secrets."""
 SECRETS = "EVENGRAD_SECRETS"
-OWN = ("EVENGRAD_STORE", "EVENGRAD_NAME", "EVENGRAD_DEADLINE", "EVENGRAD_GRACE", "RUN_ID")
+OWN = (
+    *("EVENGRAD_STORE", "EVENGRAD_NAME", "EVENGRAD_SPEC_HASH", "EVENGRAD_DEADLINE"),
+    *("EVENGRAD_GRACE", "RUN_ID"),
+)
 """What evengrad sets, and nobody else."""
 NEEDED = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 """Without which a container cannot write to S3."""
@@ -48,6 +54,7 @@ def pod_environment(
     own = {
         "EVENGRAD_STORE": store,
         "EVENGRAD_NAME": spec.name,
+        "EVENGRAD_SPEC_HASH": spec.content_hash(),
         "EVENGRAD_GRACE": GRACE,
         "RUN_ID": run_id,
     }
@@ -66,18 +73,34 @@ def with_deadline(variables: Mapping[str, str], deadline: datetime) -> dict[str,
 
 
 def read_env_file(path: Path) -> dict[str, str]:
-    """The values in an env file, as they are: nothing in them is expanded; raises InputError."""
+    """The values in an env file, as they are: nothing in them is expanded.
+
+    Raises InputError, which tells lines by number: what stands in them may be part of a secret.
+    """
     try:
         text = path.read_bytes().decode("utf-8")  # newlines as they are
     except (OSError, UnicodeDecodeError) as error:
         rule, remedy = "an env file must be readable UTF-8 text", "correct --env-file"
         raise InputError([Fault(str(path), type(error).__name__, rule, remedy)]) from None
-    found = dotenv_values(stream=StringIO(text, newline=""), interpolate=False)
-    empty = [name for name, value in found.items() if value is None]
-    if empty:
-        rule = "each line must be NAME=value"
-        raise InputError([Fault(str(path), ", ".join(empty), rule, "write a value, or quotes")])
-    return {name: value for name, value in found.items() if value is not None}
+    found: dict[str, str] = {}
+    faults = []
+    for bound in parse_stream(StringIO(text, newline="")):
+        if (
+            bound.error
+            or (bound.key is not None and not NAME.fullmatch(bound.key))
+            or (bound.key is not None and bound.value is None)
+        ):
+            faults.append(_not_a_line(path, bound.original.line))
+        elif bound.key is not None and bound.value is not None:
+            found[bound.key] = bound.value
+    if faults:
+        raise InputError(faults)
+    return found
+
+
+def _not_a_line(path: Path, line: int) -> Fault:
+    rule = "each line must be NAME=value, NAME of A-Z, 0-9 and _; quotes hold more than one line"
+    return Fault(f"{path}, line {line}", "something else", rule, "quote the value before it?")
 
 
 def missing_credentials(variables: Mapping[str, str]) -> list[str]:
@@ -91,6 +114,12 @@ def redacted(variables: Mapping[str, str]) -> dict[str, str]:
         name: value if name in SHOWN or value.startswith("{{ RUNPOD_SECRET_") else "<redacted>"
         for name, value in variables.items()
     }
+
+
+def secrets_in(variables: Mapping[str, str]) -> list[str]:
+    """The values that nobody may see."""
+    shown = redacted(variables)
+    return [value for name, value in variables.items() if shown[name] != value]
 
 
 def _named(text: str) -> dict[str, str]:

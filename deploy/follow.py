@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from threading import Event
 from typing import NamedTuple
 
-from deploy.book import Attempt, Keeper
+from deploy.book import Attempt, Contested, Keeper
+from deploy.ending import ABSENCES, DEAD
 from deploy.ends import CANCELLED, DEADLINE, FAILED, LOST, NO_GPU, OF_REASON, OK, Stop
 from deploy.life import Life
 from deploy.plan import Plan
-from deploy.rent import ABSENCES, DEAD, LOOK_SECONDS, Renter, Say
+from deploy.rent import LOOK_SECONDS, Renter, Say
 from deploy.runpod_api import ApiError, NotThere, RunPod
 from job.document import Damaged
 from job.history import Tail
@@ -29,6 +30,8 @@ REPLACEMENTS = 5
 """Pods that a run may lose."""
 SLACK = timedelta(minutes=3)
 """After the deadline, at which the pod ends itself; then the submitter ends it."""
+SWEEP_SECONDS = 60.0
+"""Between two looks for pods that may have come to life late."""
 SELF_END_SECONDS = 60.0
 """How long a pod whose run has ended has for ending itself."""
 SEE_OFF_SECONDS = 1.0
@@ -69,6 +72,7 @@ class Follower:
         have ended the run by then, were it the trainer, its data or the store."""
         self.tail = Tail(life.store, keeper.book.run)
         self.lost = 0
+        self.swept = time.monotonic()
 
     def follow(self, attempt: Attempt) -> Ended:
         """To the run's end, over as many pods as it takes; raises Stop."""
@@ -77,7 +81,7 @@ class Follower:
             if ended is not None:
                 return ended
             self.lost += 1
-            if self.lost > REPLACEMENTS or datetime.now(UTC) > self.plan.deadline:
+            if self.lost > REPLACEMENTS or self.api.now() > self.plan.deadline:
                 return Ended(LOST, "lost", f"{self.lost} pods were lost")
             self.say("the run goes on in another pod, from its newest checkpoint")
             try:
@@ -99,15 +103,17 @@ class Follower:
                 reason = result["reason"]
                 code = OF_REASON.get(reason, FAILED)
                 return Ended(code, reason, result.get("error") or "")
-            if datetime.now(UTC) > self.plan.deadline + SLACK:
-                self.renter.end(attempt, "deadline_exceeded")
+            if self.api.now() > self.plan.deadline + SLACK:
+                self.renter.end(attempt, "deadline_exceeded", seen=True)
                 return Ended(DEADLINE, "deadline_exceeded", "the pod did not end itself in time")
             still = self.life.still()
             if time.monotonic() - looked >= LOOK_SECONDS:
                 looked = time.monotonic()
-                absences = absences + 1 if self._is_away(attempt) else 0
-            if still > self.longest_still:
-                return self._give_up(attempt, f"no sign of life for {still / 60:.1f} min")
+                away = self._is_away(attempt)
+                absences = absences + 1 if away else 0
+                if away is not None and still > self.longest_still:
+                    return self._give_up(attempt, f"no sign of life for {still / 60:.1f} min")
+                self._sweep_unsure(attempt)
             if absences >= ABSENCES and still > QUIET_SECONDS:
                 return self._give_up(attempt, "RunPod has no such pod running")
             self.interrupted.wait(self.life.pause)
@@ -120,14 +126,21 @@ class Follower:
         except (StoreError, Damaged) as fault:
             self.say(f"events cannot be read now: {fault}")
 
-    def _is_away(self, attempt: Attempt) -> bool:
+    def _is_away(self, attempt: Attempt) -> bool | None:
+        """Whether RunPod says that it does not run; None where it says nothing."""
         assert attempt.pod is not None
         try:
             return self.api.pod(attempt.pod).status in DEAD
         except NotThere:
             return True
         except ApiError:  # a failed look means nothing
-            return False
+            return None
+
+    def _sweep_unsure(self, attempt: Attempt) -> None:
+        """Look for what an earlier create may have left, for as long as it may come to light."""
+        if self.renter.unsure and time.monotonic() - self.swept > SWEEP_SECONDS:
+            self.swept = time.monotonic()
+            self.renter.sweep(attempt)
 
     def _see_off(self, attempt: Attempt) -> None:
         """The run has ended: see that the pod does, too."""
@@ -135,17 +148,21 @@ class Follower:
         while time.monotonic() < until and absences < ABSENCES and not self.interrupted.is_set():
             absences = absences + 1 if self._is_away(attempt) else 0
             time.sleep(SEE_OFF_SECONDS)
-        if absences >= ABSENCES:
-            self.keeper.close(attempt.number, "ended itself")
-        else:
-            self.renter.end(attempt, "the run has ended, its pod has not")
-        self.renter.sweep(None)
+        # The run's end stands, whatever becomes of the book; only a pod that may bill counts more.
+        try:
+            if absences >= ABSENCES:
+                self.keeper.close(attempt.number, "ended itself")
+            else:
+                self.renter.end(attempt, "the run has ended, its pod has not", seen=True)
+            self.renter.sweep(None)
+        except (Contested, StoreError) as fault:
+            self.say(str(fault))
 
     def _give_up(self, attempt: Attempt, why: str) -> Ended | None:
         """End what is left of a pod; None where the run is to go on in another."""
         if self.life.result() is not None:  # written in its last moment
             return self._follow_pod(attempt)
-        self.renter.end(attempt, why)
+        self.renter.end(attempt, why, seen=True)
         if self.life.cancelled():
             return Ended(CANCELLED, "cancelled")
         status = self.life.document("status.json") or {}

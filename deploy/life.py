@@ -29,8 +29,8 @@ class Life:
     def __init__(self, store: Store, run: str, api: RunPod, say: Callable[[str], None]) -> None:
         self.store, self.run, self.api, self.say = store, run, api, say
         self.pause = PAUSE
-        self.last_line = ""
-        """The last line of the pod's own log."""
+        self.said = ""
+        """The last line that the pod's container has printed."""
         self._etags: tuple[str, ...] = ()
         self._changed = time.monotonic()
 
@@ -54,11 +54,15 @@ class Life:
         return (boots is not None and boots.get("pod") == attempt.pod) or self.result() is not None
 
     def still(self) -> float:
-        """Seconds since any of PULSE changed, by this machine's clock; asks the store."""
+        """Seconds since any of PULSE changed, by this machine's clock; asks the store.
+
+        Time in which the store does not answer is nobody's silence but the store's.
+        """
         try:
             etags = tuple(self._etag(name) for name in PULSE)
         except StoreError:
-            return time.monotonic() - self._changed
+            self._changed = time.monotonic()
+            return 0.0
         if etags != self._etags:
             self._etags, self._changed = etags, time.monotonic()
         return time.monotonic() - self._changed
@@ -76,7 +80,7 @@ class Life:
     @contextmanager
     def pod_log(self, pod: str) -> Iterator[None]:
         """Say what the pod's own log says, image pull and boots too, while in the block."""
-        over = threading.Event()
+        over, self.said = threading.Event(), ""
         for source in ("system", "container"):
             threading.Thread(target=self._listen, args=(pod, source, over), daemon=True).start()
         try:
@@ -94,6 +98,6 @@ class Life:
                     after = logged.id or after
                     line = str(logged.data.get("line", "")).rstrip()
                     if line and not line.startswith("{"):  # events come from the store
-                        self.last_line = line
+                        self.said = line if source == "container" else self.said
                         self.say(f"{source}: {line}")
             over.wait(AGAIN_SECONDS)

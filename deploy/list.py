@@ -22,8 +22,9 @@ def list_runs(
 ) -> None:
     """List runs that have not finished, and whatever pods of ours bill."""
     from deploy.book import PREFIX, Found, remembered
-    from deploy.state import State, read_state
+    from deploy.state import State, bare, read_state
     from deploy.states_shown import print_states
+    from job.faults import InputError
     from job.store import StoreError
 
     pods = pods_if_any(api_key_file, required=stale)
@@ -33,16 +34,21 @@ def list_runs(
         if pod.name.startswith(PREFIX) and {"EVENGRAD_NAME", "RUN_ID"} <= mine.keys():
             known[mine["EVENGRAD_NAME"], mine["RUN_ID"]] = mine.get("EVENGRAD_STORE", "")
     states: list[State] = []
+    told: set[str | None] = set()
     for (name, run_id), store in known.items():
         found = Found(name=name, run_id=run_id, store=store)
         with suppress(Stop):  # a book whose run is nowhere any more
             try:
                 states.append(read_state(found, datetime.now(UTC), pods))
-            except StoreError as fault:
+                told |= {p.id for p in pods or () if found.owns(p.name, p.variables)}
+            except (StoreError, InputError) as fault:
                 say(f"{found.run}: {fault}")
-    shown = [s for s in states if everything or s.state not in ("finished", "cancelled")]
+    ended = ("finished", "cancelled", "failed", "lost", "not rented")
+    shown = [s for s in states if everything or s.pod_listed or s.state not in ended]
     if stale:
         shown = [s for s in states if s.pod_listed and not s.is_fresh]
+    # Whatever bills is shown, also where nothing can be said of its run.
+    shown += [bare(p) for p in pods or () if p.name.startswith(PREFIX) and p.id not in told]
     if as_json:
         out({"runs": [state.model_dump() for state in shown]})
     else:

@@ -70,7 +70,7 @@ def logs(
     shown = Shown(as_json, steps=task is not None or "step" in chosen.kinds)
     try:
         try:
-            code = _print(where, found.run, chosen, shown, follow)
+            code = _print(found, where, chosen, shown, follow)
         except Missing as missing:
             raise Stop(NOT_FOUND, str(missing)) from missing
     finally:
@@ -133,33 +133,53 @@ class Shown:
             self.readable.close()
 
 
-def _print(store: Store, run: str, chosen: Chosen, shown: Shown, follow: bool) -> int:
+def _print(found: Found, store: Store, chosen: Chosen, shown: Shown, follow: bool) -> int:
     """Print what there is, then, following, what comes; returns the exit code."""
-    from deploy.state import code_of
-    from job.history import Tail, read_document, read_history
+    from job.history import Tail
 
-    result = read_document(store, run, "result.json")
-    tail = Tail(store, run)
-    if chosen.tail is not None:
-        events, tail.seq = _last(store, run, chosen)
-    else:
-        events = read_history(store, run)
-        tail.seq = events[-1]["seq"] if events else 0
+    tail = Tail(store, found.run)
+    events, tail.seq = _stored(store, found.run, chosen)
     picked = chosen.of(events)
     picked = picked if chosen.tail is None else picked[len(picked) - chosen.tail :]
     if picked and picked[0]["event"] != "run.started":
-        shown.introduce(chosen.narrowed(_started(store, run)))
+        shown.introduce(chosen.narrowed(_started(store, found.run)))
     for event in picked:
         shown(event)
     interrupted = signals() if follow else None
     while interrupted is not None and not interrupted.is_set():
-        result = result or read_document(store, run, "result.json")
-        for event in chosen.of(tail.new(final=result is not None)):
+        code = _code(found)
+        for event in chosen.of(tail.new(final=code is not None)):
             shown(event)
-        if result is not None:
-            return code_of(result["reason"])
+        if code is not None:
+            return code
         interrupted.wait(LAG)
     return OK
+
+
+def _stored(store: Store, run: str, chosen: Chosen) -> tuple[list[Line], int]:
+    """The events that are there, and the last one's number; raises Missing, StoreError."""
+    from job.history import read_document, read_history
+    from job.store import Missing
+
+    try:
+        if chosen.tail is not None:
+            return _last(store, run, chosen)
+        events = read_history(store, run)
+    except Missing:
+        if read_document(store, run, "pods.json") is None:
+            raise
+        say(f"{run}: submitted, no event yet")
+        return [], 0
+    return events, events[-1]["seq"] if events else 0
+
+
+def _code(found: Found) -> int | None:
+    """The exit code of a run that has ended, with a result or without; None for any other."""
+    from deploy.ends import NOT_FINISHED
+    from deploy.state import read_state
+
+    code = read_state(found, datetime.now(UTC), None).exit_code
+    return None if code == NOT_FINISHED else code
 
 
 def _last(store: Store, run: str, chosen: Chosen) -> tuple[list[Line], int]:

@@ -45,22 +45,28 @@ def reap(
     cannot be read only the deadline counts.
     """
     with client(api_key_file) as api:
-        doomed = _doomed(api.pods(), timedelta(minutes=stale_minutes))
-        for pod, why in doomed:
+        pods = api.pods()
+        doomed, unknown = _judged(pods, api.now(), timedelta(minutes=stale_minutes))
+        for pod, why in [*doomed, *unknown]:
             say(f"{pod.name} ({pod.id}, ${pod.cost or 0:g}/h): {why}")
         if doomed and not dry_run:
             confirm(f"End {len(doomed)} pods?", yes)
             _end(api, doomed)
     if as_json:
         found = [{"pod_id": pod.id, "name": pod.name, "why": why} for pod, why in doomed]
-        out({"found": found, "ended": [] if dry_run else [pod.id for pod, _ in doomed]})
-    elif not doomed:
+        left = [{"pod_id": pod.id, "name": pod.name, "why": why} for pod, why in unknown]
+        ended = [] if dry_run else [pod.id for pod, _ in doomed]
+        out({"found": found, "ended": ended, "not_judged": left})
+    elif not doomed and not unknown:
         say("no pod of ours is to be ended")
+    if unknown:
+        why = f"{len(unknown)} pods of ours bill and cannot be judged; see above"
+        raise Stop(UNCONFIRMED, why, unknown[0].pod.id)
 
 
 def _end(api: RunPod, doomed: list[Doomed]) -> None:
     """End them all, as far as they can be; raises Stop for the first that could not."""
-    from deploy.rent import end_pod
+    from deploy.ending import end_pod
 
     failed: list[Stop] = []
     for pod, _ in doomed:
@@ -74,88 +80,110 @@ def _end(api: RunPod, doomed: list[Doomed]) -> None:
         raise failed[0]
 
 
-def _doomed(pods: list[Pod], stale: timedelta) -> list[Doomed]:
+def _judged(pods: list[Pod], now: datetime, stale: timedelta) -> tuple[list[Doomed], list[Doomed]]:
+    """Of our pods those that are to be ended, and those of which that cannot be told."""
     from deploy.book import PREFIX
 
-    ours = [pod for pod in pods if pod.name.startswith(PREFIX)]
-    now = datetime.now(UTC)
-    sure = {pod.id: why for pod in ours if (why := _certain(pod, now))}
-    silent = [pod for pod in ours if pod.id not in sure and _is_silent(pod, now, stale)]
+    ours = [Case(pod) for pod in pods if pod.name.startswith(PREFIX)]
+    sure = {case.pod.id: why for case in ours if (why := case.certain(now, pods))}
+    rest = [case for case in ours if case.pod.id not in sure]
+    silent = [case for case in rest if case.is_silent(now, stale)]
     if silent:
-        before = {pod.id: _pulse(pod) for pod in silent}
+        before = {case.pod.id: case.pulse() for case in silent}
         time.sleep(min(WATCH_SECONDS, stale.total_seconds()))
-        for pod in silent:
-            pulse = _pulse(pod)
-            if pulse is not None and pulse == before[pod.id]:
+        for case in silent:
+            pulse = case.pulse()
+            if pulse is not None and pulse == before[case.pod.id]:
                 minutes = stale.total_seconds() / 60
-                sure[pod.id] = f"no sign of life for {minutes:g} min"
-    return [Doomed(pod, sure[pod.id]) for pod in ours if pod.id in sure]
+                sure[case.pod.id] = f"no sign of life for {minutes:g} min"
+    unknown = [
+        Doomed(case.pod, "not ended: its store cannot be read, so nobody knows whether it lives")
+        for case in rest
+        if case.pod.id not in sure and not case.readable
+    ]
+    return [Doomed(case.pod, sure[case.pod.id]) for case in ours if case.pod.id in sure], unknown
 
 
-def _certain(pod: Pod, now: datetime) -> str | None:
-    """Why a pod should not live, whatever its heartbeat says."""
-    from deploy.rent import DEAD
+class Case:
+    """A pod of ours, and what its run's store says of it."""
 
-    if pod.status in DEAD:
-        return f"it is {pod.status} and may still bill for its disk"
-    deadline = _time(pod.variables.get("EVENGRAD_DEADLINE"))
-    if deadline is not None and now > deadline + DEADLINE_SLACK:
-        return f"past its deadline, {deadline:%Y-%m-%d %H:%M} UTC"
-    result = _document(pod, "result.json")
-    if result:
-        return f"its run has ended: {result['reason']}"
-    if _document(pod, "cancel.json"):
-        return "its run was cancelled"
-    return _replaced(pod)
+    def __init__(self, pod: Pod) -> None:
+        self.pod = pod
+        self.readable = True
+        """Whether all that was asked of the store was answered."""
+        told = pod.variables
+        self.store, self.deadline = told.get("EVENGRAD_STORE"), told.get("EVENGRAD_DEADLINE")
+        self.run = f"{told.get('EVENGRAD_NAME')}/{told.get('RUN_ID')}"
+        if not self.store or {"EVENGRAD_NAME", "RUN_ID"} - told.keys():
+            self._remember()
 
+    def _remember(self) -> None:
+        """What RunPod does not show of a pod, this machine's books may know."""
+        from deploy.book import remembered
 
-def _replaced(pod: Pod) -> str | None:
-    """Whether the run's book has closed this pod, or a later one has begun."""
-    from deploy.book import read_book
+        for book in remembered():
+            if any(attempt.pod_name == self.pod.name for attempt in book.attempts):
+                self.store, self.run = book.store, book.run
+                self.deadline = book.deadline.isoformat()
 
-    book = read_book(_document(pod, "pods.json"))
-    mine = next((a for a in book.attempts if a.pod_name == pod.name), None) if book else None
-    if book is None or mine is None:
-        return None
-    if mine.ended is not None:
-        return f"its submitter had given it up: {mine.why}"
-    boots = _document(pod, "boots.json") or {}
-    later = [a.pod for a in book.attempts if a.number > mine.number and a.pod is not None]
-    return "a later pod has its run" if boots.get("pod") in later else None
+    def certain(self, now: datetime, pods: list[Pod]) -> str | None:
+        """Why the pod should not live, whatever its heartbeat says."""
+        from deploy.ending import DEAD
 
+        if self.pod.status in DEAD:
+            return f"it is {self.pod.status} and may still bill for its disk"
+        deadline = _time(self.deadline)
+        if deadline is not None and now > deadline + DEADLINE_SLACK:
+            return f"past its deadline, {deadline:%Y-%m-%d %H:%M} UTC"
+        if result := self._document("result.json"):
+            return f"its run has ended: {result['reason']}"
+        if self._document("cancel.json"):
+            return "its run was cancelled"
+        return self._replaced({pod.id for pod in pods})
 
-def _is_silent(pod: Pod, now: datetime, stale: timedelta) -> bool:
-    """Whether it is old enough to have beaten, and its last heartbeat is old."""
-    if pod.created is None or now - pod.created.astimezone(UTC) < stale:
-        return False
-    status = _document(pod, "status.json")
-    if status is None:  # the store says that there is none
-        return True
-    beat = _time(status.get("heartbeat"))
-    return bool(status) and (beat is None or now - beat > stale)
+    def _replaced(self, alive: set[str]) -> str | None:
+        """Whether the run's book has closed this pod, or a later one has begun and is there."""
+        from deploy.book import read_book
 
+        book = read_book(self._document("pods.json"))
+        attempts = book.attempts if book else ()
+        mine = next((a for a in attempts if a.pod_name == self.pod.name), None)
+        if mine is None:
+            return None
+        last = (self._document("boots.json") or {}).get("pod")
+        if mine.ended is not None and last != self.pod.id:
+            return f"its submitter had given it up: {mine.why}"
+        later = {a.pod for a in attempts if a.number > mine.number} & alive
+        return "a later pod has its run" if last in later else None
 
-def _pulse(pod: Pod) -> tuple[object, ...] | None:
-    """What a living run changes every few seconds; None where the store does not say."""
-    documents = [_document(pod, name) for name in ("lease.json", "status.json", "boots.json")]
-    if any(document == {} for document in documents):
-        return None
-    return tuple(document and document.get("nonce") for document in documents)
+    def is_silent(self, now: datetime, stale: timedelta) -> bool:
+        """Whether it is old enough to have beaten, and its last heartbeat is old."""
+        if self.pod.created is not None and now - self.pod.created < stale:
+            return False
+        status = self._document("status.json")
+        beat = _time((status or {}).get("heartbeat"))
+        return self.readable and (beat is None or now - beat > stale)
 
+    def pulse(self) -> tuple[object, ...] | None:
+        """What a living run changes every few seconds; None where the store does not say."""
+        documents = [self._document(n) for n in ("lease.json", "status.json", "boots.json")]
+        nonces = tuple(document and document.get("nonce") for document in documents)
+        return nonces if self.readable else None
 
-def _document(pod: Pod, name: str) -> dict[str, object] | None:
-    """One of the run's documents; None where there is none, {} where that cannot be told."""
-    from job.document import Damaged
-    from job.faults import InputError
-    from job.history import read_document
-    from job.store import StoreError, open_store
+    def _document(self, name: str) -> dict[str, object] | None:
+        """One of the run's documents; None where there is none, or where that cannot be told."""
+        from job.document import Damaged
+        from job.faults import InputError
+        from job.history import read_document
+        from job.store import StoreError, open_store
 
-    told = pod.variables
-    run = f"{told.get('EVENGRAD_NAME')}/{told.get('RUN_ID')}"
-    try:
-        return read_document(open_store(told.get("EVENGRAD_STORE", "")), run, name)
-    except (StoreError, Damaged, InputError, ValueError):
-        return {}
+        try:
+            return read_document(open_store(self.store or ""), self.run, name)
+        except Damaged:
+            return None
+        except (StoreError, InputError, ValueError):
+            self.readable = False
+            return None
 
 
 def _time(text: object) -> datetime | None:

@@ -12,10 +12,11 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from threading import Event
 
 from deploy.book import Attempt, Contested, Keeper
+from deploy.ending import ABSENCES, DEAD, UNSEEN_SECONDS, end_pod
 from deploy.ends import (
     CANCELLED,
     ERROR,
@@ -27,6 +28,7 @@ from deploy.ends import (
     UNCONFIRMED,
     Stop,
 )
+from deploy.environment import secrets_in
 from deploy.life import Life
 from deploy.plan import Candidate, Plan
 from deploy.runpod_api import (
@@ -42,25 +44,22 @@ from deploy.runpod_api import (
     RunPod,
     Unanswered,
 )
+from job.store import StoreError
 
 LISTINGS = 4
-"""How often a pod is looked for by its name before it counts as never made: listings lag."""
+"""How often a pod is looked for by its name before it counts as not there now: listings lag."""
 LISTING_SECONDS = 5.0
 """Between two of them."""
-GONE_SECONDS = 2.0
-"""Between two looks at a pod that was ended."""
-ABSENCES = 3
-"""So many answers in a row that there is no such pod mean that there is none: one may be lag."""
-END_SECONDS = 300.0
-"""How long the end of a pod is insisted on."""
-UNSEEN_SECONDS = 120.0
-"""How long a new pod that could never be read may just not be known yet."""
+LAG_SECONDS = 300.0
+"""After which a pod that no listing has shown was never made."""
 LOOK_SECONDS = 10.0
 """Between two looks at a pod that is to start."""
 AMBIGUOUS = 2
 """How often a candidate is asked for anew after answers that left no pod."""
-DEAD = frozenset({"EXITED", "ERROR", "TERMINATED"})
-"""Statuses of a pod whose container does not run."""
+LIMITED = 5
+"""How often RunPod may say that it was asked too often."""
+LONGEST_PAUSE = 30.0
+"""Seconds that it is then left alone, whatever it asks for."""
 
 Say = Callable[[str], None]
 
@@ -86,7 +85,54 @@ class Renter:
         except Stop as stop:
             if stop.code != UNCONFIRMED:
                 self.sweep(None)
+                self._tell_unsure(stop)
             raise
+
+    def adopt(self, plan: Plan) -> Attempt | None:
+        """The newest pod of an earlier submitter, or None; all others are brought to their end."""
+        found: dict[int, Pod] = {}
+        for attempt in self.keeper.book.open:
+            pod = self._find(attempt)
+            if pod is None:
+                self._note_absence(attempt)
+                continue
+            asked = Candidate(attempt.gpu, attempt.cloud)
+            attempt = self._note(attempt, pod)
+            if self._is_as_asked(plan, asked, attempt, pod):
+                found[attempt.number] = pod
+        alive = [number for number, pod in found.items() if pod.status not in DEAD]
+        for number in found:
+            if not alive or number != max(alive):
+                self.end(self._attempt(number), "superseded by a later submission")
+        if not alive:
+            return None
+        attempt = self._attempt(max(alive))
+        started = self.life.shown(attempt) or self._starts(plan, attempt)
+        return attempt if started else None
+
+    def end(self, attempt: Attempt, why: str, seen: bool = False) -> None:
+        """End a pod and see that it is gone; raises Stop where that cannot be confirmed."""
+        assert attempt.pod is not None
+        self.say(f"ending pod {attempt.pod_name}: {why}")
+        end_pod(self.api, attempt.pod, attempt.pod_name, seen)
+        self.keeper.close(attempt.number, why)
+
+    def sweep(self, keep: Attempt | None) -> None:
+        """End every pod of this run but one: a create of ours may have come to life late."""
+        with suppress(ApiError):  # the reaper will find what this listing did not
+            for pod in self.api.pods():
+                mine = self.keeper.book.owns(pod.name, pod.variables)
+                if mine and (keep is None or pod.id != keep.pod):
+                    self.say(f"ending pod {pod.name}, which came to life late")
+                    end_pod(self.api, pod.id, pod.name, seen=True)
+
+    @property
+    def unsure(self) -> list[Attempt]:
+        """What may still come to life: asked for lately, and neither seen nor refused."""
+        lately = datetime.now(UTC) - timedelta(seconds=LAG_SECONDS)
+        return [a for a in self.keeper.book.attempts if a.is_unsure and a.intended > lately]
+
+    # --- one candidate after the other ----------------------------------------------------------
 
     def _rent(self, plan: Plan) -> Attempt:
         skipped: set[str] = set()
@@ -104,6 +150,7 @@ class Renter:
                     self._refuse(candidate, no.detail)
                     break
                 if made is None:
+                    self._refuse(candidate, "no answer that tells whether there is a pod")
                     continue  # ask once more, under a new name
                 attempt, pod = made
                 if self._is_as_asked(plan, candidate, attempt, pod) and self._starts(plan, attempt):
@@ -113,49 +160,6 @@ class Renter:
         tried = "; ".join(self.refused) or "none is within the ceiling"
         raise Stop(NO_GPU, f"no GPU of the spec could be rented: {tried}")
 
-    def adopt(self, plan: Plan) -> Attempt | None:
-        """The newest pod of an earlier submitter, or None; all others are brought to their end."""
-        found: dict[int, Pod] = {}
-        for attempt in self.keeper.book.open:
-            pod = self._look_for(attempt.pod_name)
-            if pod is None:
-                self.keeper.close(attempt.number, "not there when looked for again")
-                continue
-            asked = Candidate(attempt.gpu, attempt.cloud)
-            attempt = self.keeper.change(attempt.number, **_facts(pod))
-            if self._is_as_asked(plan, asked, attempt, pod):
-                found[attempt.number] = pod
-        if not found:
-            return None
-        newest = max(found)
-        for number in found:
-            attempt = self._attempt(number)
-            if number != newest or found[number].status in DEAD:
-                self.end(attempt, "superseded by a later submission")
-        if found[newest].status in DEAD:
-            return None
-        attempt = self._attempt(newest)
-        started = self.life.shown(attempt) or self._starts(plan, attempt)
-        return attempt if started else None
-
-    def end(self, attempt: Attempt, why: str) -> None:
-        """End a pod and see that it is gone; raises Stop where that cannot be confirmed."""
-        assert attempt.pod is not None
-        self.say(f"ending pod {attempt.pod_name}: {why}")
-        end_pod(self.api, attempt.pod, attempt.pod_name)
-        self.keeper.close(attempt.number, why)
-
-    def sweep(self, keep: Attempt | None) -> None:
-        """End every pod of this run but one: a create of ours may have come to life late."""
-        with suppress(ApiError):  # the reaper will find what this listing did not
-            for pod in self.api.pods():
-                mine = self.keeper.book.owns(pod.name, pod.variables)
-                if mine and (keep is None or pod.id != keep.pod):
-                    self.say(f"ending pod {pod.name}, which came to life late")
-                    end_pod(self.api, pod.id, pod.name)
-
-    # --- one create -----------------------------------------------------------------------------
-
     def _create(self, plan: Plan, candidate: Candidate) -> tuple[Attempt, Pod] | None:
         """Ask for one pod; None where the answer was ambiguous and none was found.
 
@@ -164,27 +168,44 @@ class Renter:
         self._heed()
         number = 1 + max((a.number for a in self.keeper.book.attempts), default=0)
         name = plan.pod_name(number)
-        self.keeper.add(
-            Attempt(
-                number=number,
-                pod_name=name,
-                gpu=candidate.gpu,
-                cloud=candidate.cloud,
-                intended=datetime.now(UTC),
-            )
-        )
+        facts = {"gpu": candidate.gpu, "cloud": candidate.cloud, "intended": datetime.now(UTC)}
+        attempt = Attempt(number=number, pod_name=name, **facts)
+        self.keeper.add(attempt)
         self.say(f"asking for {candidate.gpu} in {candidate.cloud} as {name}")
         try:
             with self._told(number):
-                pod = self.api.create(plan.request(candidate, number))
+                pod = self._asked(plan, candidate, number)
         except Unanswered as unanswered:
             self.say(f"{unanswered}; looking whether {name} exists")
             found = self._look_for(name)
             if found is None:
-                self.keeper.close(number, f"never made: {unanswered}")
+                self.keeper.change(number, why=f"may exist: {unanswered}")
                 return None
             pod = found
-        return self.keeper.change(number, **_facts(pod)), pod
+        return self._note(attempt, pod), pod
+
+    def _asked(self, plan: Plan, candidate: Candidate, number: int) -> Pod:
+        """Create, and again where RunPod was asked too often: then nothing has happened."""
+        secrets = secrets_in(plan.variables)
+        for turn in range(LIMITED):
+            try:
+                return self.api.create(plan.request(candidate, number), secrets)
+            except RateLimited as limited:
+                if turn + 1 == LIMITED:
+                    raise
+                self.interrupted.wait(min(limited.wait or 2.0**turn, LONGEST_PAUSE))
+                self._heed()
+                self.keeper.check()  # another submitter may have taken the intent for dead
+        raise AssertionError
+
+    def _note(self, attempt: Attempt, pod: Pod) -> Attempt:
+        """Write a pod into the book; one that cannot be written down must not live."""
+        try:
+            return self.keeper.change(attempt.number, **_facts(pod))
+        except (Contested, StoreError) as fault:
+            self.say(f"ending pod {pod.name}: it cannot be written down: {fault}")
+            end_pod(self.api, pod.id, pod.name)
+            raise
 
     @contextmanager
     def _told(self, number: int) -> Iterator[None]:
@@ -197,11 +218,28 @@ class Renter:
             self.keeper.close(number, f"refused: {refusal}")
             if isinstance(refusal, BadCredentials | NoBalance):
                 raise Stop(NO_ACCESS, str(refusal)) from None
-            if isinstance(refusal, RateLimited | NotThere):
-                raise Stop(ERROR, str(refusal)) from None
             if isinstance(refusal, BrokenRule) and refusal.contract:
                 raise Stop(INVALID, f"RunPod does not take the request: {refusal}") from None
+            if not isinstance(refusal, NoCapacity | BrokenRule | NotAllowed):
+                raise Stop(ERROR, str(refusal)) from None
             raise
+        except Stop as stop:
+            if not isinstance(stop, Contested):
+                self.keeper.close(number, "called off before it was made")
+            raise
+
+    # --- looking for pods -----------------------------------------------------------------------
+
+    def _find(self, attempt: Attempt) -> Pod | None:
+        """The pod of an attempt: by its id where that is known, by its name where it is not."""
+        if attempt.pod is None:
+            return self._look_for(attempt.pod_name)
+        for turn in range(LISTINGS):
+            if turn:
+                time.sleep(LISTING_SECONDS)
+            with suppress(NotThere):
+                return self.api.pod(attempt.pod)
+        return self._look_for(attempt.pod_name)
 
     def _look_for(self, name: str) -> Pod | None:
         """A pod by its exact name; None once several listings have not had it. Raises Stop."""
@@ -224,6 +262,19 @@ class Renter:
                 return None
         why = f"pod {name} may exist: RunPod does not list; run `python -m deploy.reap` later"
         raise Stop(UNCONFIRMED, why, name)
+
+    def _note_absence(self, attempt: Attempt) -> None:
+        """Close an attempt that has no pod, unless one may yet come to light."""
+        age = datetime.now(UTC) - attempt.intended
+        if age > timedelta(seconds=LAG_SECONDS) or attempt.pod is not None:
+            self.keeper.close(attempt.number, "not there when looked for again")
+
+    def _tell_unsure(self, stop: Stop) -> None:
+        """A command that rents nothing must not say so where something may come to life."""
+        if unsure := self.unsure:
+            names = ", ".join(attempt.pod_name for attempt in unsure)
+            why = f"{stop}; but pod {names} may exist: run `python -m deploy.reap` in some minutes"
+            raise Stop(UNCONFIRMED, why, unsure[-1].pod_name) from stop
 
     def _is_as_asked(self, plan: Plan, candidate: Candidate, attempt: Attempt, pod: Pod) -> bool:
         """Whether what was rented is as asked, at no more than the ceiling; else end it."""
@@ -260,18 +311,16 @@ class Renter:
             while time.monotonic() < until:
                 if self.life.shown(attempt):
                     return True
-                self._heed_with(attempt)
+                self._heed_with(attempt, seen)
                 if time.monotonic() - looked >= min(LOOK_SECONDS, minutes * 20):
                     looked = time.monotonic()
                     gone = self._is_gone(attempt)
                     absences, seen = (absences + 1 if gone else 0), seen or not gone
                 if absences >= ABSENCES and (seen or looked - begun > UNSEEN_SECONDS):
-                    return self._ended_early(attempt)
+                    return self._ended_early(attempt, seen)
                 self.interrupted.wait(min(self.life.pause, minutes * 10))
-        self._refuse(
-            Candidate(attempt.gpu, attempt.cloud), f"no sign of life within {minutes:g} min"
-        )
-        self.end(attempt, "start_timeout")
+        self._refuse(_candidate(attempt), f"no sign of life within {minutes:g} min")
+        self.end(attempt, "start_timeout", seen)
         return False
 
     def _is_gone(self, attempt: Attempt) -> bool:
@@ -283,14 +332,20 @@ class Renter:
         except ApiError:
             return False
 
-    def _ended_early(self, attempt: Attempt) -> bool:
-        """A pod is no more before its first sign of life; one may have come in its last moment."""
+    def _ended_early(self, attempt: Attempt, seen: bool) -> bool:
+        """A pod is no more before its first sign of life; one may have come in its last moment.
+
+        Raises Stop where its container had begun to speak: another would say the same.
+        """
         if self.life.shown(attempt):
             return True
-        self.end(attempt, "ended before its first sign of life")
-        said = f"; it said last: {self.life.last_line}" if self.life.last_line else ""
-        why = f"pod {attempt.pod_name} ended before its first sign of life{said}"
-        raise Stop(FAILED, why, attempt.pod)
+        why = "ended before its first sign of life"
+        self.end(attempt, why, seen)
+        if self.life.said:
+            said = f"pod {attempt.pod_name} {why}; it said last: {self.life.said}"
+            raise Stop(FAILED, said, attempt.pod)
+        self._refuse(_candidate(attempt), why)
+        return False
 
     # --- signals --------------------------------------------------------------------------------
 
@@ -300,43 +355,16 @@ class Renter:
         if self.life.cancelled():
             raise Stop(CANCELLED, f"run {self.keeper.book.run_id} was cancelled")
 
-    def _heed_with(self, attempt: Attempt) -> None:
+    def _heed_with(self, attempt: Attempt, seen: bool) -> None:
         try:
             self._heed()
         except Stop as stop:
-            self.end(attempt, "interrupted" if stop.code == INTERRUPTED else "cancelled")
+            self.end(attempt, "interrupted" if stop.code == INTERRUPTED else "cancelled", seen)
             raise
 
 
-def end_pod(api: RunPod, pod: str, name: str) -> None:
-    """Delete a pod, again and again, until it is gone; raises Stop where it may still bill.
-
-    Where a delete is refused the pod is at least stopped.
-    """
-    until, absences, last = time.monotonic() + END_SECONDS, 0, ""
-    while time.monotonic() < until:
-        try:
-            if api.pod(pod).status == "TERMINATED":
-                raise NotThere(pod, "terminated")
-            absences = 0
-            api.delete(pod)
-        except NotThere:
-            absences += 1
-            if absences >= ABSENCES:
-                return
-        except BadCredentials as no:
-            why = f"pod {name} may still bill: {no}"
-            raise Stop(UNCONFIRMED, why, pod) from None
-        except ApiError as fault:
-            last = str(fault)
-            with suppress(ApiError):
-                api.delete(pod)  # a failed look means nothing
-            with suppress(ApiError):
-                if isinstance(fault, NotAllowed):
-                    api.stop(pod)
-        time.sleep(GONE_SECONDS)
-    why = f"pod {name} ({pod}) may still bill: {last or 'it does not end'}; run `deploy.reap` later"
-    raise Stop(UNCONFIRMED, why, pod)
+def _candidate(attempt: Attempt) -> Candidate:
+    return Candidate(attempt.gpu, attempt.cloud)
 
 
 def _facts(pod: Pod) -> dict[str, object]:

@@ -1,21 +1,31 @@
 """RunPod's REST API v2, as far as a training job needs it: https://api.runpod.io/v2/openapi.json.
 
-Reads and deletes are repeated on network errors, 5xx and 429; a create never is, but on 429, which
-is refused before anything happens: after any other failure the pod may exist, and bill. Replies may
+Reads and deletes are repeated on network errors, 5xx and 429. A create never is here: after most
+failures the pod may exist, and bill. Replies may
 hold fields and statuses that are not known here. No error tells the key or a variable's value.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
-from datetime import datetime
-from typing import Any, NamedTuple, Self, TypeVar
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import Annotated, Any, NamedTuple, Self, TypeVar
 from urllib.parse import quote
 
 import httpx
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+)
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
 
 API = "https://api.runpod.io/v2"
@@ -25,6 +35,8 @@ SILENCE = 300.0
 """Seconds without a line after which a log's stream counts as cut."""
 ATTEMPTS = 5
 """Of what may be repeated."""
+LONGEST_DETAIL = 300
+"""Characters of what the API says of a refusal."""
 LONGEST_WAIT = 30.0
 """Seconds between two of them, whatever Retry-After asks for."""
 NO_CAPACITY = (
@@ -48,6 +60,14 @@ class ApiError(Exception):
         """Without the request."""
         self.wait = wait
         """Seconds that the API asked to wait for."""
+
+    def hide(self, secrets: Collection[str]) -> None:
+        """Take values out of the text, and shorten it only then."""
+        what, detail = str(self.args[0]).removesuffix(self.detail), self.detail
+        for secret in sorted({" ".join(s.split()) for s in secrets} - {""}, key=len, reverse=True):
+            detail = detail.replace(secret, "<redacted>")
+        self.detail = detail[:LONGEST_DETAIL]
+        self.args = (what + self.detail,)
 
 
 class NoCapacity(ApiError):
@@ -96,6 +116,24 @@ BY_STATUS: dict[int, type[ApiError]] = {
 }
 
 
+def _or_none(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
+    """What cannot be read is not there: a reply of a later day must not hide a pod."""
+    try:
+        return read(value)
+    except ValidationError:
+        return None
+
+
+def _or_default(value: Any, read: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+    found = _or_none(value, read)
+    return DEFAULTS[info.field_name or ""] if found is None else found
+
+
+DEFAULTS: dict[str, Any] = {"name": "", "status": "UNKNOWN", "variables": {}}
+Lenient = WrapValidator(_or_none)
+Defaulting = WrapValidator(_or_default)
+
+
 class Reply(BaseModel):
     """A part of a reply; what is not known of it is left out."""
 
@@ -110,19 +148,19 @@ class PodGpu(Reply):
 
 
 class Pod(Reply):
-    """A pod; of what may drift only id and name are relied on."""
+    """A pod; only its id is relied on."""
 
     id: str
-    name: str
-    status: str = "UNKNOWN"
+    name: Annotated[str, Defaulting] = ""
+    status: Annotated[str, Defaulting] = "UNKNOWN"
     """PROVISIONING, STARTING, RUNNING, EXITED, ERROR, TERMINATED, or one of a later day."""
-    cost: float | None = None
+    cost: Annotated[float | None, Lenient] = None
     """USD per hour, for the whole pod."""
-    gpu: PodGpu | None = None
-    cloud: str | None = None
-    image: str | None = None
-    created: datetime | None = Field(None, alias="createdAt")
-    variables: dict[str, str] = Field({}, alias="env")
+    gpu: Annotated[PodGpu | None, Lenient] = None
+    cloud: Annotated[str | None, Lenient] = None
+    image: Annotated[str | None, Lenient] = None
+    created: Annotated[datetime | None, Lenient] = Field(None, alias="createdAt")
+    variables: Annotated[dict[str, str], Defaulting] = Field({}, alias="env")
     """Those of OURS."""
 
     @field_validator("variables", mode="before")
@@ -130,6 +168,11 @@ class Pod(Reply):
     def _ours(cls, env: Any) -> dict[str, str]:
         found = env.items() if isinstance(env, dict) else ()
         return {name: value for name, value in found if name in OURS and isinstance(value, str)}
+
+    @field_validator("created")
+    @classmethod
+    def _in_utc(cls, told: datetime | None) -> datetime | None:
+        return told.replace(tzinfo=told.tzinfo or UTC) if told is not None else None
 
 
 class ByCloud(Reply):
@@ -177,7 +220,9 @@ class RunPod:
             base_url=url,
             headers={"Authorization": f"Bearer {key}", "User-Agent": "evengrad"},
             timeout=TIMEOUT,
+            event_hooks={"response": [self._note_time]},
         )
+        self._skew: timedelta | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -187,14 +232,18 @@ class RunPod:
 
     # --- pods -----------------------------------------------------------------------------------
 
-    def create(self, body: Mapping[str, Any]) -> Pod:
-        """Create a pod.
+    def create(self, body: Mapping[str, Any], secrets: Collection[str] = ()) -> Pod:
+        """Create a pod; never repeats the request.
 
-        Raises NoCapacity, BrokenRule, BadCredentials, NoBalance, NotAllowed, RateLimited; and
-        Unanswered, after which the pod may exist: look for its name before anything else.
+        secrets: values in the body that no error may tell. Raises NoCapacity, BrokenRule,
+        BadCredentials, NoBalance, NotAllowed, RateLimited, after all of which there is no pod; and
+        Unanswered, after which it may exist: look for its name before anything else.
         """
-        repeated = (RateLimited,)
-        return _parsed(Pod, self._asked(repeated, "POST", "pods", json=dict(body)))
+        try:
+            return _parsed(Pod, self._ask("POST", "pods", json=dict(body)))
+        except ApiError as error:
+            error.hide({*secrets, self.key})
+            raise
 
     def pods(self) -> list[Pod]:
         """All pods of the account, every page.
@@ -208,7 +257,7 @@ class RunPod:
             rows = page.get("pods") if isinstance(page, dict) else None
             if not isinstance(rows, list):
                 raise Unanswered("GET pods", "the reply has no list of pods")
-            found += [_parsed(Pod, row) for row in rows]
+            found += [_parsed(Pod, row) for row in rows if isinstance(row, dict) and row.get("id")]
             cursor = page.get("nextCursor") or page.get("cursor")
             if not cursor:
                 return found
@@ -217,10 +266,12 @@ class RunPod:
         """One pod; raises NotThere, once or for good."""
         return _parsed(Pod, self._read(f"pods/{quote(pod, safe='')}"))
 
-    def delete(self, pod: str) -> None:
-        """End a pod for good; one that is not there is ended."""
+    def delete(self, pod: str) -> bool:
+        """End a pod for good; returns whether there was one. Raises ApiError."""
         with suppress(NotThere):
             self._asked(REPEATED, "DELETE", f"pods/{quote(pod, safe='')}")
+            return True
+        return False
 
     def stop(self, pod: str) -> None:
         """Have a pod's container ended, SIGTERM first; it is billed for its volume still."""
@@ -244,13 +295,19 @@ class RunPod:
             raise Unanswered("GET catalog/gpus", "the reply has no list of GPUs")
         return [_parsed(Gpu, row) for row in rows]
 
-    def clock(self) -> str | None:
-        """The server's time as it tells it with an answer (RFC 9110); None where it does not."""
-        try:
-            told = self._client.get("catalog/datacenters").headers.get("Date")
-            return None if told is None else str(told)
-        except httpx.HTTPError as error:
-            raise Unanswered("GET catalog/datacenters", type(error).__name__) from None
+    def now(self) -> datetime:
+        """The time by RunPod's clock, as its last answer told it; else this machine's."""
+        return datetime.now(UTC) + (self._skew or timedelta())
+
+    @property
+    def skew(self) -> timedelta | None:
+        """How far RunPod's clock is ahead of this machine's; None where no answer told it."""
+        return self._skew
+
+    def _note_time(self, answer: httpx.Response) -> None:
+        with suppress(TypeError, ValueError):
+            told = parsedate_to_datetime(answer.headers.get("Date", ""))
+            self._skew = told.astimezone(UTC) - datetime.now(UTC)
 
     # --- logs -----------------------------------------------------------------------------------
 
@@ -326,11 +383,16 @@ def _refusal(method: str, path: str, answer: httpx.Response) -> ApiError:
         detail = str(problem.get("detail") or problem.get("title") or status)
     except (ValueError, AttributeError):
         detail = f"{status} without a problem's description"
+    detail = " ".join(detail.split())
     if request := answer.headers.get("x-request-id"):
         detail = f"{detail} (request {request})"
     if status == 400 and any(text in detail.lower() for text in NO_CAPACITY):
         return NoCapacity(what, detail)
-    kind = BY_STATUS.get(status, Unanswered if status >= 500 else BrokenRule)
+    if status == httpx.codes.GONE:
+        return ApiError(what, f"this API is no more; update evengrad. {detail}")
+    # Of a create nothing is sure but what the API documents: whatever else it says, the pod may be.
+    unknown = Unanswered if status >= 500 or what == "POST pods" else BrokenRule
+    kind = BY_STATUS.get(status, unknown)
     refusal = kind(what, detail, _seconds(answer.headers.get("Retry-After")))
     if isinstance(refusal, BrokenRule):
         refusal.contract = status == 422

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pydantic import BaseModel
 
 from deploy.book import Book, Found, read_book
-from deploy.ends import FAILED, NOT_FINISHED, NOT_FOUND, OF_REASON, Stop
-from deploy.rent import DEAD
+from deploy.ending import DEAD
+from deploy.ends import CANCELLED, FAILED, LOST, NOT_FINISHED, NOT_FOUND, OF_REASON, Stop
 from deploy.runpod_api import Pod
 from job.document import Body, Damaged
 from job.events import Reason
@@ -73,18 +73,35 @@ def read_state(found: Found, now: datetime, pods: Iterable[Pod] | None) -> State
     status, result = documents["status.json"] or {}, documents["result.json"]
     mine = None if pods is None else [p for p in pods if found.owns(p.name, p.variables)]
     beat = _age(status.get("heartbeat"), now)
+    state = _state(documents, book, mine, beat)
+    code = code_of(result["reason"]) if result else CODE_OF_STATE.get(state, NOT_FINISHED)
     return State(
         run=found.run,
         store=found.store,
-        state=_state(documents, book, mine, beat),
+        state=state,
         **{key: status.get(key) for key in ("epoch", "step", "steps", "eta_seconds")},
         losses=status.get("losses") or {},
-        **_money(book, mine, now),
+        **_money(book, mine, now, beat),
         heartbeat_seconds=beat,
         pod_listed=None if mine is None else bool(mine),
         reason=result["reason"] if result else None,
         error=(result or status).get("error"),
-        exit_code=code_of(result["reason"]) if result else NOT_FINISHED,
+        exit_code=code,
+    )
+
+
+def bare(pod: Pod) -> State:
+    """What RunPod alone knows."""
+    return State(
+        run=pod.name,
+        store=pod.variables.get("EVENGRAD_STORE", ""),
+        state=f"pod {pod.status}",
+        gpu=pod.gpu.id if pod.gpu else None,
+        pod_id=pod.id,
+        cost_per_hour=pod.cost,
+        pod_listed=True,
+        error="of its run nothing can be read",
+        exit_code=NOT_FINISHED,
     )
 
 
@@ -108,33 +125,47 @@ def _state(
     mine: list[Pod] | None,
     beat: float | None,
 ) -> str:
+    """In a word; mine: the run's pods, None where nobody was asked."""
     if documents["result.json"]:
         return "finished"
     status = documents["status.json"] or {}
-    alive = mine is None or any(pod.status not in DEAD for pod in mine)
+    fresh = beat is not None and beat < FRESH_SECONDS
+    alive = fresh if mine is None else any(pod.status not in DEAD for pod in mine)
     if documents["cancel.json"]:
-        return "cancelling" if alive and mine is not None else "cancelled"
-    if not alive:
+        return "cancelling" if alive else "cancelled"
+    if "exit_code" in status and not (alive and mine):
+        return "failed"
+    if mine is not None and not alive:
         rented = any(attempt.pod for attempt in book.attempts) if book else True
-        return str(status["phase"]) if "exit_code" in status else "lost" if rented else "not rented"
+        return "lost" if rented else "not rented"
     if beat is None:
         return "starting" if documents["boots.json"] else "submitted"
-    return str(status["phase"]) if beat < FRESH_SECONDS or "exit_code" in status else "silent"
+    return str(status.get("phase", "?")) if fresh else "silent"
 
 
-def _money(book: Book | None, mine: list[Pod] | None, now: datetime) -> dict[str, Any]:
+CODE_OF_STATE = {"cancelled": CANCELLED, "failed": FAILED, "lost": LOST}
+"""What `status` ends with for a run without a result."""
+
+
+def _money(
+    book: Book | None, mine: list[Pod] | None, now: datetime, beat: float | None
+) -> dict[str, Any]:
+    """What the book tells of the run's pods.
+
+    One that nobody closed and that is no more counts to the run's last heartbeat.
+    """
     if book is None or not book.attempts:
         return {}
     last = next((a for a in reversed(book.attempts) if a.pod), book.attempts[-1])
-    if mine is not None and not mine:  # none bills: it ended itself, and nobody has noted when
-        book = book.model_copy(update={"attempts": tuple(a for a in book.attempts if a.ended)})
-    first = min(a.intended for a in book.attempts) if book.attempts else last.intended
+    until = now
+    if mine is not None and not mine and beat is not None:
+        until = now - timedelta(seconds=max(0.0, beat))
     return {
         "gpu": last.gpu,
         "pod_id": last.pod,
         "cost_per_hour": last.cost,
-        "spent_usd": round(book.spent(now), 4) if book.attempts else None,
-        "age_seconds": (now - first).total_seconds(),
+        "spent_usd": round(book.spent(until), 4),
+        "age_seconds": (now - min(a.intended for a in book.attempts)).total_seconds(),
     }
 
 

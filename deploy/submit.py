@@ -159,10 +159,11 @@ def _run(prepared: Prepared, detach: bool, as_json: bool) -> tuple[Ended, Book]:
     from deploy.rent import Renter
 
     interrupted = signals()
-    plan, spec = prepared.plan.at(datetime.now(UTC)), prepared.spec
+    spec = prepared.spec
     store, api = prepared.store, prepared.api
     assert store is not None
     assert api is not None
+    plan = prepared.plan.at(api.now())  # RunPod's clock: this machine's may be wrong
     book = Book(
         name=plan.name,
         run_id=plan.run_id,

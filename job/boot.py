@@ -25,6 +25,8 @@ UNRESOLVED = "{{ RUNPOD_SECRET_"
 """How a value begins that RunPod should have replaced by a secret."""
 PATIENCE = 10.0
 """Seconds within which the store must have answered once."""
+PATIENCE_IN_POD = 120.0
+"""The same in a pod, whose end is not another start."""
 BUILD = "/job/build.json"
 """What the image says of itself."""
 
@@ -61,9 +63,10 @@ def admit(
     try:
         spec = read_spec(path)
         _check_baked(path, environment)
+        _check_submitted(spec, environment)
         store, run = open_store(url), f"{spec.name}/{run_id}"
         # The network of a fresh container, or the server beside it, may not be there yet.
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + (PATIENCE if own_pod(environment) is None else PATIENCE_IN_POD)
         code = patiently(lambda: finished_code(store, run, spec), until)
         if code is not None:
             raise NotAdmitted(code, f"run {run_id} has finished; nothing is trained")
@@ -96,6 +99,15 @@ def _check_baked(path: Path, environment: Mapping[str, str]) -> None:
             f"{path} has SHA-256 {found[:12]}…, the image was built with {baked[:12]}…; build an "
             "image with this spec, or set EVENGRAD_ANY_SPEC=1",
         )
+
+
+def _check_submitted(spec: JobSpec, environment: Mapping[str, str]) -> None:
+    """Refuse a spec that is not the one that was submitted with this image."""
+    baked = {"EVENGRAD_NAME": spec.name, "EVENGRAD_SPEC_HASH": spec.content_hash()}
+    for name, found in baked.items():
+        if (wanted := environment.get(name)) not in (None, found):
+            why = f"{name}: submitted was {wanted}, the image holds {found}; build the image anew"
+            raise NotAdmitted(INVALID, why)
 
 
 def count_boot(store: Store, run: str, pod: str | None = None) -> int:

@@ -238,4 +238,4 @@ if __name__ == "__main__":
         except SystemExit as end:
             sys.stdout.flush()
             # To take down all that is loaded here takes a second, and is not deploy's to do.
-            os._exit(end.code if isinstance(end.code, int) else 1)
+            os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))

@@ -20,10 +20,10 @@ from pathlib import Path
 import pytest
 
 from deploy.book import PREFIX
+from deploy.ending import end_pod
 from deploy.environment import pod_environment, with_deadline
 from deploy.image import check_pinned
 from deploy.key import account_key
-from deploy.rent import end_pod
 from deploy.runpod_api import NotThere, RunPod
 from job.history import read_document
 from job.read_spec import read_spec

@@ -251,6 +251,7 @@ def test_variables_of_a_pod(tmp_path: Path) -> None:
         "MORE": "x",
         "EVENGRAD_STORE": "s3://b/p",
         "EVENGRAD_NAME": "full-spec",
+        "EVENGRAD_SPEC_HASH": job.content_hash(),
         "EVENGRAD_GRACE": "3",
         "RUN_ID": "r1",
     }
@@ -277,6 +278,18 @@ def test_secrets_named_wrongly(text: str) -> None:
     """EVENGRAD_SECRETS must pair variables with names; what follows the sign is not told."""
     with pytest.raises(InputError, match="EVENGRAD_SECRETS: found"):
         pod_environment(spec(), "s3://b/p", "r1", {"EVENGRAD_SECRETS": text})
+
+
+def test_env_file_that_is_not_one(tmp_path: Path) -> None:
+    """A secret of several lines without quotes is refused by line number; no part of it is told."""
+    path = tmp_path / "pod.env"
+    path.write_text("A=1\nKEY=-----BEGIN\nMIIEsecretsecret\nabcSECRETdef=\n-----END\n")
+    with pytest.raises(InputError) as caught:
+        read_env_file(path)
+    told = str(caught.value)
+    assert "line 3" in told
+    assert "line 4" in told
+    assert "secret" not in told.lower().replace(str(tmp_path).lower(), "")
 
 
 # --- the image ------------------------------------------------------------------------------------
