@@ -25,7 +25,7 @@ from tests.nursery import Nursery, Process
 from tests.renting import RESOURCES, Renting, renting
 from tests.runpod_simulator import Fault, Oddity, SimulatedPod
 
-SCHEDULES, SHARDS, AT_ONCE = 336, 4, 6
+SCHEDULES, SHARDS, AT_ONCE = 300, 5, 6
 """How many in all, in how many tests, and how many of a test at the same time, each with an account
 of its own: they mostly wait."""
 DEADLINE = 15.0
