@@ -22,7 +22,7 @@ test: install ## lint, types and every test that is not slow
 	$(BIN)/pytest -n 2 -m "not slow and not container"
 
 test-all: test ## the slow tests too
-	$(BIN)/pytest -n 2 -m "slow and not container"
+	$(BIN)/pytest -n 3 -m "slow and not container"
 
 test-container: install ## build the images and run them in a Docker engine
 	@docker info >/dev/null 2>&1 || { echo "make test-container needs a Docker engine" >&2; exit 1; }
