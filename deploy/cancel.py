@@ -22,7 +22,7 @@ from deploy.ends import (
 )
 
 if TYPE_CHECKING:
-    from deploy.book import Found
+    from deploy.book import Book, Found
     from deploy.runpod_api import Pod, RunPod
     from job.store import Store
 
@@ -58,6 +58,9 @@ def cancel(
                 result = _await(where, found.run, wait)
             ended = _end(api, found, where)
     except (ApiError, Stop) as fault:
+        if result is not None and not _book(where, found).open:
+            say(f"{found.run} has finished ({result['reason']}); RunPod was not asked: {fault}")
+            return
         why = f"{found.run} is asked to end, its pods could not be looked for: {fault}"
         raise Stop(UNCONFIRMED, why, getattr(fault, "pod", None)) from fault
     state = result["reason"] if result else "cancelled"
@@ -96,18 +99,24 @@ def _pods(api: RunPod, found: Found) -> list[Pod]:
     return [pod for pod in api.pods() if found.owns(pod.name, pod.variables)]
 
 
+def _book(store: Store, found: Found) -> Book:
+    """The run's pods; an empty book for one that was never submitted."""
+    from deploy.book import Book, read_book
+    from job.history import read_document
+
+    nobody = Book(**dict(found), spec_hash="", image="", deadline=datetime.now(UTC))
+    return read_book(read_document(store, found.run, "pods.json")) or nobody
+
+
 def _end(api: RunPod, found: Found, store: Store) -> list[str]:
     """End the run's pods, those of its book and whatever is listed; raises Stop.
 
     Until several listings agree that there is none. Returns the ids of those that were ended.
     """
-    from deploy.book import read_book
     from deploy.ending import ABSENCES, end_pod
     from deploy.rent import LAG_SECONDS, LISTING_SECONDS
-    from job.history import read_document
 
-    book = read_book(read_document(store, found.run, "pods.json"))
-    opened = book.open if book else []
+    opened = _book(store, found).open
     known = {a.pod: a.pod_name for a in opened if a.pod is not None}
     agreed, ended = 0, list[str]()
     for _ in range(10 * ABSENCES):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from deploy.ends import ERROR, INTERRUPTED, INVALID, NO_ACCESS, Stop, told
+from deploy.ends import ERROR, INTERRUPTED, INVALID, NO_ACCESS, OK, Stop, told
 
 if TYPE_CHECKING:
     from deploy.runpod_api import Pod, RunPod
@@ -47,6 +47,9 @@ def serve(name: str, function: Callable[..., None], *codes: int) -> NoReturn:
             stream.reconfigure(errors="replace")  # an encoding may lack a character
     try:
         sys.exit(app(prog_name=f"python -m deploy.{name}", standalone_mode=False))
+    except BrokenPipeError:  # `| head`: its reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(OK)
     except (KeyboardInterrupt, typer.Abort):
         _fail(INTERRUPTED, ["interrupted"], None)
     except Exception as fault:
@@ -58,7 +61,7 @@ def _explained(fault: Exception) -> tuple[int, list[str], str | None]:
     from deploy.runpod_api import ApiError, BadCredentials, NoBalance, NotAllowed
     from job.document import Damaged, Fenced
     from job.faults import InputError
-    from job.store import StoreError
+    from job.store import Forbidden, StoreError
 
     usage = getattr(fault, "format_message", None)  # typer has no public name for its error's base
     if usage is not None:
@@ -72,6 +75,8 @@ def _explained(fault: Exception) -> tuple[int, list[str], str | None]:
             return NO_ACCESS, [f"RunPod: {fault}"], None
         case ApiError():
             return ERROR, [f"RunPod: {fault}"], None
+        case Forbidden():
+            return NO_ACCESS, [str(fault)], None
         case StoreError() | Damaged() | Fenced():
             return ERROR, [str(fault)], None
         case OSError():
@@ -118,7 +123,8 @@ def client(key_file: str | None) -> RunPod:
             with open(key_file, encoding="utf-8") as file:
                 given = file.read().strip()
         except (OSError, UnicodeDecodeError) as error:
-            why = f"--api-key-file {key_file}: {type(error).__name__}"
+            said = (error.strerror if isinstance(error, OSError) else None) or "other bytes"
+            why = f"--api-key-file {key_file}: found {said.lower()}; it must be a text file"
             raise Stop(NO_ACCESS, why) from None
     return RunPod(account_key(given, os.environ), os.environ.get("RUNPOD_API_URL", API))
 
@@ -133,8 +139,8 @@ def pods_if_any(key_file: str | None, required: bool = False) -> list[Pod] | Non
     except (Stop, ApiError) as fault:
         if required or (isinstance(fault, Stop) and key_file is not None):
             raise
-        if isinstance(fault, ApiError):
-            say(f"RunPod was not asked for pods: {fault}")
+        why = "no API key" if isinstance(fault, Stop) else str(fault)
+        say(f"RunPod was not asked for pods: {why}")
         return None
 
 

@@ -17,7 +17,7 @@ WIDTH = 120
 
 
 def diff(
-    a: Annotated[str, typer.Argument(metavar="A", help="A run, or a spec file (.json).")],
+    a: Annotated[str, typer.Argument(metavar="A", help="A run, or a spec file.")],
     b: Annotated[str, typer.Argument(metavar="B", help="Another.")],
     store: StoreUrl = None,
     as_json: Json = False,
@@ -52,7 +52,7 @@ def _read(name: str, store: str | None) -> dict[str, Any]:
     from job.read_spec import read_spec
     from job.store import open_store
 
-    if name.endswith(".json"):
+    if Path(name).is_file():
         return {"spec": json.loads(read_spec(Path(name)).canonical())}
     found = find(name, store)
     where = open_store(found.store)

@@ -107,6 +107,8 @@ def _store(url: str | None, env_file: Path | None) -> str:
 
     if not url:
         raise Stop(INVALID, "give --store s3://bucket/prefix, or EVENGRAD_STORE")
+    if not url.startswith("s3://"):
+        raise Stop(INVALID, f"{url} is on this machine; a pod reaches nothing but s3://…")
     given = read_env_file(env_file) if env_file else {}
     with _environment({k: v for k, v in given.items() if k.startswith("AWS_")}):
         store = open_store(url)
@@ -157,15 +159,16 @@ def _image(image: str | None, repository: str | None) -> str:
 
 def _gpus(spec: Path, key_file: str | None) -> str:
     from deploy.image import CUDA
-    from deploy.plan import plan
+    from deploy.plan import least_cuda, plan
     from job.read_spec import read_spec
 
     job = read_spec(spec)
     wanted = job.resources
-    with client(key_file) as api:
-        rows = {} if wanted is None else {
-            str(cloud): api.gpus(cloud, wanted.gpu_count, CUDA) for cloud in wanted.cloud
-        }  # fmt: skip
+    rows = {}
+    if wanted is not None:  # else plan says so
+        with client(key_file) as api:
+            for cloud in wanted.cloud:
+                rows[str(cloud)] = api.gpus(cloud, wanted.gpu_count, least_cuda(wanted, CUDA))
     planned = plan(job, "-", CUDA, rows, datetime.now(UTC), run_id="doctor", variables={})
     free = [c for c in planned.candidates if c.why_not is None and c.stock != "NONE"]
     if not free:

@@ -16,7 +16,7 @@ from pathlib import Path
 from dotenv.parser import parse_stream
 
 from job.faults import Fault, InputError
-from job.spec import JobSpec
+from job.spec import RUNPOD_NAME, VARIABLE, JobSpec
 
 NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
 """Of a variable in an env file; in capitals, so that a line of a secret is not taken for one."""
@@ -80,9 +80,10 @@ def read_env_file(path: Path) -> dict[str, str]:
     try:
         text = path.read_bytes().decode("utf-8")  # newlines as they are
     except (OSError, UnicodeDecodeError) as error:
+        found = (error.strerror if isinstance(error, OSError) else None) or "other bytes"
         rule, remedy = "an env file must be readable UTF-8 text", "correct --env-file"
-        raise InputError([Fault(str(path), type(error).__name__, rule, remedy)]) from None
-    found: dict[str, str] = {}
+        raise InputError([Fault(str(path), found.lower(), rule, remedy)]) from None
+    values: dict[str, str] = {}
     faults = []
     for bound in parse_stream(StringIO(text, newline="")):
         if (
@@ -92,10 +93,10 @@ def read_env_file(path: Path) -> dict[str, str]:
         ):
             faults.append(_not_a_line(path, bound.original.line))
         elif bound.key is not None and bound.value is not None:
-            found[bound.key] = bound.value
+            values[bound.key] = bound.value
     if faults:
         raise InputError(faults)
-    return found
+    return values
 
 
 def _not_a_line(path: Path, line: int) -> Fault:
@@ -124,10 +125,10 @@ def secrets_in(variables: Mapping[str, str]) -> list[str]:
 
 def _named(text: str) -> dict[str, str]:
     pairs = [pair.partition("=") for pair in text.split(",") if pair.strip()]
-    if bad := [pair for pair in pairs if not pair[0].strip() or not pair[2].strip()]:
-        rule = "it must be VARIABLE=secret's name, by comma"
-        found = "".join(bad[0][:2])
-        raise InputError([Fault(SECRETS, found, rule, "write it so; never a secret itself")])
+    for name, _, secret in pairs:
+        if not (re.fullmatch(VARIABLE, name.strip()) and re.fullmatch(RUNPOD_NAME, secret.strip())):
+            rule = "it must be VARIABLE=name of a RunPod secret, by comma"
+            raise InputError([Fault(SECRETS, f"{name}=…", rule, "write it so; never a secret")])
     return {name.strip(): secret.strip() for name, _, secret in pairs}
 
 

@@ -44,6 +44,8 @@ def fetch(
     head = HeadDocument(where, found.run, fenced=False).read()
     kept = _chosen(head, best, found.run)
     folder = to or Path(found.run_id)
+    if folder.exists() and not folder.is_dir():
+        raise Stop(INVALID, f"{folder} is a file; name a folder with -o")
     folder.mkdir(parents=True, exist_ok=True)
     manifest, contents = read(where, found.run, kept)
     written = []
@@ -68,7 +70,7 @@ def _chosen(head: Head | None, best: bool, run: str) -> Kept:
     if kept is None:
         why = f"run {run} has no {'best ' if best else ''}checkpoint"
         if best:
-            why += "; the spec keeps one where checkpoint.best_of is set"
+            raise Stop(INVALID, f"{why}; the spec keeps one where checkpoint.best_of is set")
         raise Stop(NOT_FINISHED, why)
     return kept
 

@@ -88,9 +88,9 @@ def _files(spec_path: Path, spec: JobSpec) -> Iterator[Path]:
     if not data.startswith("s3://"):
         entering.append((spec_path.resolve().parent / data).resolve())
     for path in entering:
-        if not path.is_relative_to(ROOT):
-            rule = f"what is baked must lie in {ROOT}, the build's context"
-            raise InputError([Fault(str(path), "outside of it", rule, "copy it there")])
+        if path.parent not in (ROOT, ROOT / "docker"):
+            rule = f"what is baked must lie in {ROOT} or its docker/: the build sees nothing else"
+            raise InputError([Fault(str(path), "another folder", rule, "move it there")])
     fixed = [ROOT / name for name in ("Dockerfile", "pyproject.toml", "constraints.txt")]
     for path in sorted({*entering, *fixed, *(ROOT / "job").glob("*.py")}):
         if not path.is_file():

@@ -50,9 +50,12 @@ def list_runs(
     # Whatever bills is shown, also where nothing can be said of its run.
     shown += [bare(p) for p in pods or () if p.name.startswith(PREFIX) and p.id not in told]
     if as_json:
-        out({"runs": [state.model_dump() for state in shown]})
-    else:
+        asked = pods is not None
+        out({"runs": [state.model_dump() for state in shown], "pods_asked": asked})
+    elif shown:
         print_states(shown)
+    else:
+        say("nothing unfinished is known here" + ("" if pods is None else ", and no pod bills"))
 
 
 if __name__ == "__main__":

@@ -62,9 +62,10 @@ def logs(
     from deploy.book import find
     from job.store import Missing, open_store
 
-    chosen = Chosen(task, set(event or ()), _time(since), tail)
+    chosen = Chosen(task, _kinds(event or []), _time(since), tail)
     found = find(run, store)
     where = open_store(found.store)
+    _check_task(where, found.run, task)
     if system:
         _system(found, where, client(api_key_file), follow, as_json)
     shown = Shown(as_json, steps=task is not None or "step" in chosen.kinds)
@@ -200,6 +201,33 @@ def _started(store: Store, run: str) -> Line | None:
     from job.history import read_first
 
     return read_first(store, run)
+
+
+def _kinds(asked: list[str]) -> set[str]:
+    """The kinds of events asked for; raises Stop for one that no run has."""
+    from typing import get_args
+
+    from job.events import Event
+
+    kinds = [part.model_fields["event"].default for part in get_args(get_args(Event)[0])]
+    if unknown := sorted(set(asked) - set(kinds)):
+        why = f"--event: found {', '.join(unknown)}; must be one of {', '.join(kinds)}"
+        raise Stop(INVALID, why)
+    return set(asked)
+
+
+def _check_task(store: Store, run: str, task: str | None) -> None:
+    """Raises Stop where the run has no such task."""
+    from contextlib import suppress
+
+    from job.store import Missing
+
+    started = None
+    with suppress(Missing):
+        started = _started(store, run)
+    if task is not None and started is not None and task not in started["tasks"]:
+        why = f"--task: found {task}; the run's tasks are {', '.join(started['tasks'])}"
+        raise Stop(INVALID, why)
 
 
 def _time(text: str | None) -> datetime | None:

@@ -126,7 +126,7 @@ def plan(
         spec_hash=spec.content_hash(),
         resources=wanted,
         image=image,
-        min_cuda=max(wanted.min_cuda, image_cuda, key=_version),
+        min_cuda=least_cuda(wanted, image_cuda),
         variables=dict(variables),
         registry=registry,
         now=now.astimezone(UTC),
@@ -172,5 +172,6 @@ def _check_ids(wanted: Resources, catalogue: Catalogue) -> None:
         raise InputError(faults)
 
 
-def _version(text: str) -> tuple[int, ...]:
-    return tuple(map(int, text.split(".")))
+def least_cuda(wanted: Resources, image_cuda: str) -> str:
+    """What a host's driver must have: the spec's floor, or the image's where that is higher."""
+    return max(wanted.min_cuda, image_cuda, key=lambda text: tuple(map(int, text.split("."))))

@@ -26,6 +26,8 @@ class Facts(NamedTuple):
     """What became of the last local run of the same spec."""
     catalogue: str
     """Where the prices come from."""
+    missing: tuple[str, ...] = ()
+    """What a submission would be refused for."""
 
 
 def print_plan(console: Console, plan: Plan, facts: Facts) -> None:
@@ -40,13 +42,16 @@ def print_plan(console: Console, plan: Plan, facts: Facts) -> None:
         "rehearsal": facts.rehearsal,
         "start deadline": f"{wanted.start_timeout_minutes:g} min per pod, image pull included",
         "deadline": f"{plan.deadline:%Y-%m-%d %H:%M:%S} UTC, {wanted.max_hours:g} h from now",
-        "price ceiling": f"${wanted.max_price_per_hour:g}/h, ${plan.worst_case:.2f} at most",
+        "price ceiling": f"${wanted.max_price_per_hour:.2f}/h for the pod, "
+        f"${plan.worst_case:.2f} at most",
         "host": f"CUDA {plan.min_cuda} or newer, {wanted.disk_gb} GB disk",
-        "variables": ", ".join(sorted(plan.variables)) or "none",
+        "variables": ", ".join(sorted([*plan.variables, "EVENGRAD_DEADLINE"])),
     }
     for name, value in rows.items():
         console.print(f"[bold]{name:>14}[/]  {escape(value)}", soft_wrap=True)
     console.print(_table(plan, facts))
+    for line in facts.missing:
+        console.print(f"[yellow]still missing[/]  {escape(line)}", soft_wrap=True)
 
 
 def _table(plan: Plan, facts: Facts) -> Table:
@@ -56,7 +61,7 @@ def _table(plan: Plan, facts: Facts) -> Table:
         table.add_column(column)
     for column in ("$/h", "worst case"):
         table.add_column(column, justify="right")
-    table.add_column("")
+    table.add_column("why not")
     for i, candidate in enumerate(plan.candidates, 1):
         tried = candidate.why_not is None
         table.add_row(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from deploy import image as images
 from deploy.book import find, read_book
@@ -15,10 +17,10 @@ from deploy.checkout import checkout
 from deploy.command import say
 from deploy.ends import ERROR, INVALID, NO_ACCESS, Stop
 from deploy.environment import missing_credentials, pod_environment
-from deploy.plan import Catalogue, Plan, plan
+from deploy.plan import Catalogue, Plan, least_cuda, plan
 from deploy.plan_shown import Facts
 from deploy.rehearsal import last_rehearsal
-from deploy.runpod_api import RunPod
+from deploy.runpod_api import RunPod, Unanswered
 from job.document import Damaged
 from job.faults import Fault, InputError
 from job.head import HeadDocument
@@ -29,6 +31,8 @@ from job.spec import JobSpec
 from job.store import Missing, Store, StoreError, open_store
 
 NO_STORE = "not set: give --store s3://bucket/prefix, or EVENGRAD_STORE"
+REPOSITORY = re.compile(r"[a-z0-9._-]+(:[0-9]+)?(/[a-z0-9._-]+)+")
+"""A registry's repository, without a tag: docker.io/me/evengrad."""
 REACHABLE = ("s3://",)
 """How the stores begin that a pod can write to."""
 NO_IMAGE = "not built: give --repository, or --image by digest"
@@ -78,10 +82,13 @@ def prepare(
     Raises Stop, InputError, ApiError, StoreError.
     """
     run = _named(spec, store, image, registry) if spec else _known(resume or "", store, image)
-    where = None if offline or run.store is None else open_store(run.store)
+    opened = None if run.store is None else open_store(run.store)  # asks nothing yet
+    where = None if offline else opened
     variables = pod_environment(run.spec, run.store or "", run.run_id, os.environ, env_file)
-    if not dry_run:
-        _demand(run, variables, repository)
+    missing = _missing(run, variables, repository)
+    if missing and not dry_run:
+        raise InputError(missing)
+    _warn_of_endpoint(variables)
     api, catalogue, told = _catalogue(run.spec, connect, dry_run, offline)
     if api is not None:
         _keep_key_out(api, variables, env_file)
@@ -106,6 +113,7 @@ def prepare(
         resumable=_resumable(where, planned),
         rehearsal=str(rehearsal or f"no finished run of this content in {rehearsals}"),
         catalogue=told,
+        missing=tuple(map(str, missing)),
     )
     passed = rehearsal is not None and rehearsal.passed
     return Prepared(run.spec, planned, facts, passed, where, api)
@@ -133,16 +141,22 @@ def _known(run: str, store: str | None, image: str | None) -> _Run:
         why = f"run {run} has finished ({result['reason']}); `python -m deploy.status {run}`"
         raise Stop(INVALID, why)
     if told is None:
-        raise Stop(INVALID, f"run {run} was not submitted from here: it has no pods.json")
+        why = (
+            f"run {run} was not submitted; `python -m job run SPEC --run-id {found.run_id}` goes on"
+        )
+        raise Stop(INVALID, why)
     book = read_book(told)
     if book is None:
         raise Stop(ERROR, f"{found.run}/pods.json is not one of this version of evengrad")
     return _Run(spec, found.run_id, found.store, image or book.image, book.registry)
 
 
-def _demand(run: _Run, variables: dict[str, str], repository: str | None) -> None:
-    """What a dry run can do without."""
+def _missing(run: _Run, variables: dict[str, str], repository: str | None) -> list[Fault]:
+    """What a submission needs and a dry run can do without."""
     faults = []
+    if repository is not None and not REPOSITORY.fullmatch(repository):
+        rule, remedy = "it must be a repository's name without a tag", "docker.io/you/evengrad"
+        faults.append(Fault("--repository", repository, rule, f"such as {remedy}"))
     if run.store is None or not run.store.startswith(tuple(REACHABLE)):
         rule, remedy = "a pod reaches nothing but S3", "give --store s3://bucket/prefix"
         faults.append(Fault("--store", run.store or "nothing", rule, remedy))
@@ -154,8 +168,16 @@ def _demand(run: _Run, variables: dict[str, str], repository: str | None) -> Non
         rule = "the container needs them to write to S3"
         remedy = "name RunPod secrets in resources.secrets, or give --env-file"
         faults.append(Fault("the container's variables", f"no {', '.join(missing)}", rule, remedy))
-    if faults:
-        raise InputError(faults)
+    return faults
+
+
+def _warn_of_endpoint(variables: dict[str, str]) -> None:
+    """Say so where the container is sent to this machine for its store."""
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+        host = urlsplit(variables.get(name, "")).hostname or ""
+        if host == "localhost" or host.startswith("127."):
+            say(f"warning: {name} is {host}, which in a pod is the pod itself; give another in "
+                "--env-file")  # fmt: skip
 
 
 def _catalogue(
@@ -173,8 +195,13 @@ def _catalogue(
     wanted = spec.resources
     if wanted is None:  # plan will say so
         return api, None, ""
-    floor = max(wanted.min_cuda, images.CUDA, key=lambda v: tuple(map(int, v.split("."))))
-    rows = {str(c): api.gpus(c, wanted.gpu_count, floor) for c in dict.fromkeys(wanted.cloud)}
+    floor = least_cuda(wanted, images.CUDA)
+    try:
+        rows = {str(c): api.gpus(c, wanted.gpu_count, floor) for c in dict.fromkeys(wanted.cloud)}
+    except Unanswered as unanswered:
+        if not dry_run:
+            raise
+        return api, None, f"prices unknown: {unanswered.detail}"
     return api, rows, f"prices of RunPod's catalogue, {datetime.now(UTC):%H:%M:%S} UTC"
 
 

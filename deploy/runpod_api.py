@@ -350,7 +350,7 @@ class RunPod:
         try:
             answer = self._client.request(method, path, **more)
         except httpx.HTTPError as error:  # whose text may hold the request
-            raise Unanswered(f"{method} {path}", type(error).__name__) from None
+            raise Unanswered(f"{method} {path}", _in_words(error, self._client)) from None
         if not answer.is_success:
             raise _refusal(method, path, answer)
         if not answer.content:
@@ -359,6 +359,15 @@ class RunPod:
             return answer.json()
         except ValueError:
             raise Unanswered(f"{method} {path}", f"{answer.status_code} without JSON") from None
+
+
+def _in_words(error: httpx.HTTPError, client: httpx.Client) -> str:
+    """What went wrong on the way, for a person."""
+    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+        return f"no connection to {client.base_url.host}; check network and proxy"
+    if isinstance(error, httpx.TimeoutException):
+        return f"no answer of {client.base_url.host} in {TIMEOUT:g} s"
+    return f"the connection broke ({type(error).__name__})"
 
 
 REPEATED = (RateLimited, Unanswered)

@@ -144,7 +144,8 @@ def _print(plan: Plan, facts: Facts, as_json: bool, dry_run: bool, request: bool
     console = Console(stderr=as_json, highlight=False)
     if not console.is_terminal:
         console.width = WIDTH
-    print_plan(console, plan, facts)
+    if not (as_json and dry_run):
+        print_plan(console, plan, facts)
     if as_json and dry_run:
         out(plan_json(plan, facts) | ({} if body is None else {"request": body}))
     elif body is not None:

@@ -35,6 +35,10 @@ class Position:
     """When that was."""
     fallbacks: int = 0
     """Steps at which the balancer fell back, as far as an alarm has told."""
+    losses: dict[str, list[float]] = field(default_factory=dict)
+    """By task, in original units, after the last few epochs."""
+    signs: dict[str, dict[str, int]] = field(default_factory=dict)
+    """By task and kind of alarm, how long its sign has stood (job.alarms)."""
 
     def remember(
         self, names: Sequence[str], splits: Mapping[str, Losses], watched: Iterable[str | None]

@@ -14,6 +14,7 @@ from pydantic_core import to_json
 from torch import Tensor
 
 from job import balance, baseline, optimizer
+from job.alarms import Watch, out_of_range
 from job.data import Dataset
 from job.device import settle
 from job.evaluate import Losses, batches, evaluate, evenly_spaced
@@ -65,6 +66,7 @@ class Training:
         self.losses = losses
         self.ledger = Ledger(self.names)
         self.verdict = Verdict(spec.gates, spec.train.epochs)
+        self.watch = Watch(spec, self.baselines)
         self.at = Position()
         self.evaluated = 0
         """Batches, in this process."""
@@ -79,6 +81,9 @@ class Training:
         in which `stopping` became true on any rank.
         """
         self.booked = time.perf_counter()
+        if self.at.step == 0:
+            for alarm in out_of_range(self.losses, self.data.train.targets):
+                emit(alarm)
         while not self.finished:
             for features, targets in self._rest_of_epoch():
                 self._step(features, targets)
@@ -204,6 +209,8 @@ class Training:
         )
         at.epoch_seconds = 0.0
         emit(epoch)
+        for alarm in self.watch.look(epoch, at):
+            emit(alarm)
         self.ledger.begin_epoch()
         for result in self.verdict.read(epoch, self.finished):
             emit(result)

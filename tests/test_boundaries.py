@@ -22,7 +22,7 @@ LAYERS = {
     "grace heartbeat last_word",
     "data": "data_file cells sheet bars series arrays target data",
     "network": "ranks tasks model baseline gradients precision balance balance_torchjd device",
-    "step": "step optimizer ledger gates evaluate position",
+    "step": "step optimizer ledger gates evaluate position alarms",
     "train": "train",
     "uses of it": "facts run follow compare summary",
     "container": "cancel boot launch bake conclude pod supervisor supervise",
@@ -35,7 +35,7 @@ DEPLOY = {
     "pods": "ending life rent follow",
     "runs": "state states_shown",
     "frame": "command prepare",
-    "commands": "submit logs status list cancel fetch reap doctor diff",
+    "commands": "submit logs status list cancel fetch reap doctor diff __main__",
 }
 """The same for `deploy`."""
 READS = (

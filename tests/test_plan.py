@@ -314,5 +314,5 @@ def test_tag_tells_the_content(tmp_path: Path) -> None:
     assert tags[0].startswith("me/it:jade-")
     outside = tmp_path / "spec.json"
     outside.write_text((ROOT / "spec.json").read_text())
-    with pytest.raises(InputError, match="the build's context"):
+    with pytest.raises(InputError, match="the build sees nothing else"):
         tag("me/it", outside, read_spec(ROOT / "spec.json"))

@@ -1,0 +1,19 @@
+"""`python -m deploy`: the commands there are."""
+
+from __future__ import annotations
+
+COMMANDS = {
+    "submit": "run a spec on RunPod, and follow it to its verdict",
+    "logs": "print a run's events",
+    "status": "say where a run is",
+    "list": "list runs that have not finished, and whatever bills",
+    "cancel": "end a run for good",
+    "fetch": "download a run's weights, spec and result",
+    "diff": "show two runs side by side",
+    "reap": "end every pod of ours that should not live",
+    "doctor": "check key, clock, store and image",
+}
+
+if __name__ == "__main__":
+    for name, does in COMMANDS.items():
+        print(f"  python -m deploy.{name:<8} {does}")

@@ -1,0 +1,122 @@
+"""What a run says of a task that does not learn, while it trains; no alarm stops it.
+
+An alarm is raised when its sign has stood for LASTING epochs in a row, and again only after the
+sign has been away for as long.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from job.baseline import Baseline
+from job.events import Alarm, Epoch, EpochTask
+from job.position import Position
+from job.spec import JobSpec
+from job.tasks import TaskLoss
+
+LASTING = 2
+"""Epochs."""
+SPAN = 4
+"""Epochs over which a task's pace is taken: a loss goes up and down."""
+FAR = 1.5
+"""Times the trivial prediction's loss, beyond which a task is far from having learned anything."""
+PATIENCE = 3
+"""Times the run's length: a task that would need longer to become trivial stands still."""
+WORSE = 1.05
+"""Times the best constant's loss, from which a task is worse than it: less may be noise."""
+LEAST = 5
+"""Epochs before which no task is expected to know more than a constant."""
+STARVED = 0.1
+"""Of an even share of the gradient at z."""
+RANGES = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0), "relu": (0.0, math.inf)}
+"""What an activation can reach, in transformed units."""
+
+
+class Sign(NamedTuple):
+    """Something amiss with a task, at one epoch."""
+
+    kind: str
+    message: str
+
+
+class Watch:
+    """Looks at a run's epochs; what it remembers of them is in the run's position."""
+
+    def __init__(self, spec: JobSpec, baselines: Sequence[Baseline]) -> None:
+        self.epochs, self.even = spec.train.epochs, 1 / len(spec.tasks)
+        self.baselines = dict(zip(spec.task_names, baselines, strict=True))
+        self.units = {task.name: f" {task.unit}" if task.unit else "" for task in spec.tasks}
+
+    def look(self, epoch: Epoch, at: Position) -> Iterator[Alarm]:
+        """The alarms after an epoch; `at` remembers losses and signs."""
+        for name, task in epoch.tasks.items():
+            found = {sign.kind: sign for sign in self._signs(name, task, epoch.epoch, at)}
+            at.losses[name] = [*at.losses.get(name, []), task.train_loss_original][-SPAN:]
+            for kind in {*found, *at.signs.get(name, {})}:
+                if self._lasts(at, name, kind, kind in found):
+                    message = found[kind].message
+                    yield Alarm(kind=kind, message=message, step=epoch.step, task=name)
+
+    def _signs(self, name: str, task: EpochTask, epoch: int, at: Position) -> Iterator[Sign]:
+        loss, trivial = task.train_loss_original, self.baselines[name].strongest("train")
+        before, unit = at.losses.get(name, []), self.units[name]
+        gap, pace = loss - trivial, (before[0] - loss) / len(before) if before else math.nan
+        if loss > FAR * trivial and pace * PATIENCE * self.epochs < gap:
+            needed = f"{gap / pace:.0f} epochs" if pace > 0 else "for ever"
+            yield Sign(
+                "task_starving" if task.grad_share < STARVED * self.even else "task_stalled",
+                f"{name}: its loss, {loss:.3g}{unit}, is {_times(loss, trivial)} the trivial "
+                f"prediction's ({trivial:.3g}) and falls by {pace:.2g} an epoch; at that "
+                f"pace it needs {needed} to reach that, and the run has {self.epochs}. Its share "
+                f"of the gradient at z is {task.grad_share:.1%}",
+            )
+        constant = self.baselines[name].constant["train"]
+        if epoch >= max(LEAST, self.epochs / 2) and loss > WORSE * constant:
+            yield Sign(
+                "worse_than_constant",
+                f"{name}: after {epoch} of {self.epochs} epochs its loss, {loss:.4g}{unit}, is "
+                f"above that of the best constant prediction, {constant:.4g}",
+            )
+
+    @staticmethod
+    def _lasts(at: Position, name: str, kind: str, shown: bool) -> bool:
+        """Count a sign, up while it is shown and down while not; whether it is to be told now.
+
+        Counts run from 0 to LASTING; a negative one is of an alarm that was raised.
+        """
+        counts = at.signs.setdefault(name, {})
+        count = counts.get(kind, 0)
+        if count < 0:  # raised: forget it once it has been away for long enough
+            counts[kind] = -LASTING if shown else count + 1
+            return False
+        counts[kind] = count + 1 if shown else 0
+        if counts[kind] < LASTING:
+            return False
+        counts[kind] = -LASTING
+        return True
+
+
+def _times(loss: float, trivial: float) -> str:
+    return f"{loss / trivial:.1f} times" if trivial > 0 else "above"
+
+
+def out_of_range(losses: Sequence[TaskLoss], targets: dict[str, Tensor]) -> Iterator[Alarm]:
+    """Tasks whose activation cannot reach some of their training targets."""
+    for loss in losses:
+        if loss.task.activation not in RANGES:
+            continue
+        low, high = RANGES[loss.task.activation]
+        wanted = (targets[loss.task.name] - loss.shift.cpu()) / loss.scale.cpu()
+        share = ((wanted < low) | (wanted > high)).double().mean().item()
+        if share > 0:
+            yield Alarm(
+                kind="targets_out_of_range",
+                message=f"{loss.task.name}: {share:.1%} of its training targets lie outside of "
+                f"what {loss.task.activation} can reach, [{low:g}, {high:g}]",
+                step=0,
+                task=loss.task.name,
+            )
