@@ -114,7 +114,8 @@ def _end(api: RunPod, found: Found, store: Store) -> list[str]:
     Until several listings agree that there is none. Returns the ids of those that were ended.
     """
     from deploy.ending import ABSENCES, end_pod
-    from deploy.rent import LAG_SECONDS, LISTING_SECONDS
+    from deploy.looking import LISTING_SECONDS
+    from deploy.rent import LAG_SECONDS
 
     opened = _book(store, found).open
     known = {a.pod: a.pod_name for a in opened if a.pod is not None}

@@ -147,6 +147,8 @@ def _print(found: Found, store: Store, chosen: Chosen, shown: Shown, follow: boo
     for event in picked:
         shown(event)
     interrupted = signals() if follow else None
+    if interrupted is not None:
+        _tell_waiting(found)
     while interrupted is not None and not interrupted.is_set():
         code = _code(found)
         for event in chosen.of(tail.new(final=code is not None)):
@@ -172,6 +174,16 @@ def _stored(store: Store, run: str, chosen: Chosen) -> tuple[list[Line], int]:
         say(f"{run}: submitted, no event yet")
         return [], 0
     return events, events[-1]["seq"] if events else 0
+
+
+def _tell_waiting(found: Found) -> None:
+    """Say so where nothing is likely to come."""
+    from deploy.ends import NOT_FINISHED
+    from deploy.state import read_state
+
+    state = read_state(found, datetime.now(UTC), None)
+    if not state.is_fresh and state.exit_code == NOT_FINISHED:
+        say(f"{found.run}: {state.state}, without a heartbeat of late; waiting for it to go on")
 
 
 def _code(found: Found) -> int | None:

@@ -30,6 +30,7 @@ from deploy.ends import (
 )
 from deploy.environment import secrets_in
 from deploy.life import Life
+from deploy.looking import find_pod, look_for
 from deploy.plan import Candidate, Plan
 from deploy.runpod_api import (
     ApiError,
@@ -46,10 +47,6 @@ from deploy.runpod_api import (
 )
 from job.store import StoreError
 
-LISTINGS = 4
-"""How often a pod is looked for by its name before it counts as not there now: listings lag."""
-LISTING_SECONDS = 5.0
-"""Between two of them."""
 LAG_SECONDS = 300.0
 """After which a pod that no listing has shown was never made."""
 LOOK_SECONDS = 10.0
@@ -92,7 +89,7 @@ class Renter:
         """The newest pod of an earlier submitter, or None; all others are brought to their end."""
         found: dict[int, Pod] = {}
         for attempt in self.keeper.book.open:
-            pod = self._find(attempt)
+            pod = find_pod(self.api, attempt, self.say)
             if pod is None:
                 self._note_absence(attempt)
                 continue
@@ -177,7 +174,7 @@ class Renter:
                 pod = self._asked(plan, candidate, number)
         except Unanswered as unanswered:
             self.say(f"{unanswered}; looking whether {name} exists")
-            found = self._look_for(name)
+            found = look_for(self.api, name, self.say)
             if found is None:
                 self.keeper.change(number, why=f"may exist: {unanswered}")
                 return None
@@ -229,39 +226,6 @@ class Renter:
             raise
 
     # --- looking for pods -----------------------------------------------------------------------
-
-    def _find(self, attempt: Attempt) -> Pod | None:
-        """The pod of an attempt: by its id where that is known, by its name where it is not."""
-        if attempt.pod is None:
-            return self._look_for(attempt.pod_name)
-        for turn in range(LISTINGS):
-            if turn:
-                time.sleep(LISTING_SECONDS)
-            with suppress(NotThere):
-                return self.api.pod(attempt.pod)
-        return self._look_for(attempt.pod_name)
-
-    def _look_for(self, name: str) -> Pod | None:
-        """A pod by its exact name; None once several listings have not had it. Raises Stop."""
-        absences = 0
-        for turn in range(2 * LISTINGS):
-            if turn:
-                time.sleep(LISTING_SECONDS)
-            try:
-                pods = self.api.pods()
-            except (BadCredentials, NotAllowed) as no:
-                raise Stop(UNCONFIRMED, f"cannot tell whether {name} exists: {no}", name) from None
-            except ApiError as fault:
-                self.say(str(fault))
-                continue
-            for pod in pods:
-                if pod.name == name:
-                    return pod
-            absences += 1
-            if absences >= LISTINGS:
-                return None
-        why = f"pod {name} may exist: RunPod does not list; run `python -m deploy.reap` later"
-        raise Stop(UNCONFIRMED, why, name)
 
     def _note_absence(self, attempt: Attempt) -> None:
         """Close an attempt that has no pod, unless one may yet come to light."""

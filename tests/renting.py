@@ -25,8 +25,8 @@ RESOURCES: dict[str, Any] = {
     "max_hours": 0.5,
 }
 FAST: dict[str, Any] = {
-    "deploy.rent:LISTINGS": 3,
-    "deploy.rent:LISTING_SECONDS": 0.1,
+    "deploy.looking:LISTINGS": 3,
+    "deploy.looking:LISTING_SECONDS": 0.1,
     "deploy.ending:GONE_SECONDS": 0.05,
     "deploy.rent:LOOK_SECONDS": 0.2,
     "deploy.rent:UNSEEN_SECONDS": 1.5,

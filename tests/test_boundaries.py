@@ -32,7 +32,7 @@ LAYERS = {
 DEPLOY = {
     "what it needs": "ends checkout environment image key runpod_api",
     "plan": "book plan plan_shown rehearsal",
-    "pods": "ending life rent follow",
+    "pods": "ending looking life rent follow",
     "runs": "state states_shown",
     "frame": "command prepare",
     "commands": "submit logs status list cancel fetch reap doctor diff __main__",
