@@ -102,10 +102,15 @@ def of_pods(prefix: str) -> list[int]:
 
 
 def kill_all(prefix: str) -> None:
-    """Kill the processes of the pods whose id begins so, until there is none."""
+    """Kill the processes of the pods whose id begins so, until there is none.
+
+    Two looks must agree: between fork and exec a process shows no environment for a moment.
+    """
     assert prefix
-    deadline = time.monotonic() + SECONDS
-    while pids := of_pods(prefix):
+    deadline, quiet = time.monotonic() + SECONDS, 0
+    while quiet < 2:
+        pids = of_pods(prefix)
+        quiet = 0 if pids else quiet + 1
         assert time.monotonic() < deadline, f"{pids} cannot be killed"
         for pid in pids:
             with suppress(ProcessLookupError):
