@@ -188,7 +188,7 @@ def remembered() -> list[Book]:
     """All books of this machine, the oldest run first; what cannot be read is passed over."""
     books = []
     for path in sorted(folder().glob("[!.]*.json")):
-        with suppress(OSError, ValidationError):
+        with suppress(OSError, ValueError):
             books.append(Book.model_validate_json(path.read_text()))
     return books
 

@@ -43,12 +43,11 @@ def cancel(
     """
     from deploy.book import find
     from deploy.runpod_api import ApiError
-    from job.history import read_document
     from job.store import open_store
 
     found = find(run, store)
     where = open_store(found.store)
-    result = read_document(where, found.run, "result.json")
+    result = _document(where, found.run, "result.json")
     if result is None:
         confirm(f"Cancel {found.run}?", yes)
         _ask(where, found.run)  # first of all: the container needs nobody else to end
@@ -80,16 +79,10 @@ def _ask(store: Store, run: str) -> None:
 
 
 def _await(store: Store, run: str, seconds: float) -> dict[str, Any] | None:
-    from contextlib import suppress
-
-    from job.history import read_document
-    from job.store import Unavailable
-
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        with suppress(Unavailable):
-            if (result := read_document(store, run, "result.json")) is not None:
-                return result
+        if (result := _document(store, run, "result.json")) is not None:
+            return result
         time.sleep(1.0)
     return None
 
@@ -102,10 +95,22 @@ def _pods(api: RunPod, found: Found) -> list[Pod]:
 def _book(store: Store, found: Found) -> Book:
     """The run's pods; an empty book for one that was never submitted."""
     from deploy.book import Book, read_book
-    from job.history import read_document
 
     nobody = Book(**dict(found), spec_hash="", image="", deadline=datetime.now(UTC))
-    return read_book(read_document(store, found.run, "pods.json")) or nobody
+    return read_book(_document(store, found.run, "pods.json")) or nobody
+
+
+def _document(store: Store, run: str, name: str) -> dict[str, Any] | None:
+    """One of the run's; None where it is not or cannot be read: pods are ended all the same."""
+    from job.document import Damaged
+    from job.history import read_document
+    from job.store import StoreError
+
+    try:
+        return read_document(store, run, name)
+    except (Damaged, StoreError) as fault:
+        say(str(fault))
+        return None
 
 
 def _end(api: RunPod, found: Found, store: Store) -> list[str]:

@@ -49,15 +49,16 @@ def _read(name: str, store: str | None) -> dict[str, Any]:
 
     from deploy.book import find
     from job.history import read_document
-    from job.read_spec import read_spec
+    from job.read_spec import parse_spec, read_spec
     from job.store import open_store
 
     if Path(name).is_file():
         return {"spec": json.loads(read_spec(Path(name)).canonical())}
     found = find(name, store)
     where = open_store(found.store)
+    told = where.get(f"{found.run}/spec.json").data.decode("utf-8", "replace")
     return {
-        "spec": json.loads(where.get(f"{found.run}/spec.json").data),
+        "spec": json.loads(parse_spec(told, f"{name}'s spec.json").canonical()),
         "result": read_document(where, found.run, "result.json"),
         "status": read_document(where, found.run, "status.json"),
     }

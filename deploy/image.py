@@ -109,12 +109,16 @@ def pinned(reference: str) -> str | None:
     if asked.returncode:
         _raise_unless_absent(reference, asked.stderr)
         return None
-    found = json.loads(asked.stdout)
-    manifest = found["manifest"]
-    alone = {"digest": manifest["digest"], "platform": found["image"]}
-    for one in manifest.get("manifests") or [alone]:
-        if PLATFORM.items() <= (one["platform"] or {}).items():
-            return f"{_repository(reference)}@{one['digest']}"
+    try:
+        found = json.loads(asked.stdout)
+        manifest = found["manifest"]
+        alone = {"digest": manifest["digest"], "platform": found["image"]}
+        for one in manifest.get("manifests") or [alone]:
+            if PLATFORM.items() <= (one["platform"] or {}).items():
+                return f"{_repository(reference)}@{one['digest']}"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        why = f"docker's buildx says of {reference} what is not understood here; update it"
+        raise Stop(ERROR, why) from None
     raise Stop(ERROR, f"{reference} is not for linux/amd64, which RunPod's hosts are")
 
 

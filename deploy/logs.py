@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import threading
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -136,7 +135,9 @@ class Shown:
 
 def _print(found: Found, store: Store, chosen: Chosen, shown: Shown, follow: bool) -> int:
     """Print what there is, then, following, what comes; returns the exit code."""
+    from job.document import Damaged
     from job.history import Tail
+    from job.store import Unavailable
 
     tail = Tail(store, found.run)
     events, tail.seq = _stored(store, found.run, chosen)
@@ -150,11 +151,15 @@ def _print(found: Found, store: Store, chosen: Chosen, shown: Shown, follow: boo
     if interrupted is not None:
         _tell_waiting(found)
     while interrupted is not None and not interrupted.is_set():
-        code = _code(found)
-        for event in chosen.of(tail.new(final=code is not None)):
-            shown(event)
-        if code is not None:
-            return code
+        try:
+            code = _code(found)
+            for event in tail.new(final=code is not None):
+                for narrowed in chosen.of([event]):
+                    shown(narrowed)
+            if code is not None:
+                return code
+        except (Unavailable, Damaged) as fault:
+            say(f"events cannot be read now: {fault}")
         interrupted.wait(LAG)
     return OK
 
@@ -283,7 +288,6 @@ def _system(found: Found, store: Store, api: Any, follow: bool, as_json: bool) -
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a real stdout
     serve(
         *("logs", logs, OK, ERROR, INVALID, NO_ACCESS, FAILED, NOT_FOUND),
         *(CANCELLED, DEADLINE, GATES_FAILED),

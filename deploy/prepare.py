@@ -133,7 +133,10 @@ def _known(run: str, store: str | None, image: str | None) -> _Run:
     where = open_store(found.store)
     try:
         told = read_document(where, found.run, "pods.json")
-        spec = parse_spec(where.get(f"{found.run}/spec.json").data.decode(), f"{run}'s spec.json")
+        spec = parse_spec(
+            where.get(f"{found.run}/spec.json").data.decode("utf-8", "replace"),
+            f"{run}'s spec.json",
+        )
         result = read_document(where, found.run, "result.json")
     except (Missing, Damaged) as fault:
         raise Stop(ERROR, f"run {run} cannot be gone on with: {fault}") from fault

@@ -137,7 +137,7 @@ Defaulting = WrapValidator(_or_default)
 class Reply(BaseModel):
     """A part of a reply; what is not known of it is left out."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
 
 class PodGpu(Reply):
@@ -178,8 +178,8 @@ class Pod(Reply):
 class ByCloud(Reply):
     """A number for each cloud; None or 0 where there is nothing."""
 
-    secure: float | None = None
-    community: float | None = None
+    secure: Annotated[float | None, Lenient] = None
+    community: Annotated[float | None, Lenient] = None
 
     def of(self, cloud: str) -> float | None:
         """For SECURE or COMMUNITY."""
@@ -190,13 +190,13 @@ class Gpu(Reply):
     """A row of the catalogue."""
 
     id: str
-    memory: int | None = None
+    memory: Annotated[int | None, Lenient] = None
     """GB."""
     price: ByCloud = ByCloud()
     """USD per hour for one."""
     most: ByCloud = Field(ByCloud(), alias="maxCount")
     """In one pod."""
-    availability: str | None = None
+    availability: Annotated[str | None, Lenient] = None
     """NONE, LOW, MEDIUM, HIGH; null where it was not asked for."""
 
 
@@ -293,7 +293,7 @@ class RunPod:
         rows = page.get("gpus") if isinstance(page, dict) else None
         if not isinstance(rows, list):
             raise Unanswered("GET catalog/gpus", "the reply has no list of GPUs")
-        return [_parsed(Gpu, row) for row in rows]
+        return [_parsed(Gpu, row) for row in rows if isinstance(row, dict) and row.get("id")]
 
     def now(self) -> datetime:
         """The time by RunPod's clock, as its last answer told it; else this machine's."""

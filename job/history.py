@@ -120,23 +120,25 @@ class Tail:
         self.seq = 0
         """The last event that was given out."""
 
-    def new(self, final: bool = False) -> list[Line]:
+    def new(self, final: bool = False) -> Iterator[Line]:
         """What has come since; nothing before the run has begun.
 
         An event that is missing is waited for; with `final` what comes after it is given out all
-        the same. Raises Damaged, StoreError; what was given out before is not again.
+        the same. Raises StoreError, and Damaged once for a segment that is, and goes on after it.
         """
         head = HeadDocument(self.store, self.run, fenced=False).read()
-        found: list[Line] = []
         for segment in _counting(self.store, self.run, head.fences if head else {}):
             if segment.last <= self.seq:
                 continue
             if segment.first > self.seq + 1 and not final:
                 break
-            lines = _lines(self.store, segment)
-            found += [line for line in lines if line["seq"] > self.seq]
-            self.seq = segment.last
-        return found
+            try:
+                lines = _lines(self.store, segment)
+            except Damaged:
+                self.seq = segment.last
+                raise
+            after, self.seq = self.seq, segment.last
+            yield from (line for line in lines if line["seq"] > after)
 
 
 def read_document(store: Store, run: str, name: str) -> Line | None:

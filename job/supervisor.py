@@ -204,7 +204,9 @@ class Supervisor:
             why = f"{boots} boots without a new checkpoint; resources.max_boots is exceeded"
             end = End(FAILED, "crash_loop", why)
         else:
-            end = self._train(spec, cancel.Watch(store, f"{spec.name}/{self.run_id}"))
+            run = f"{spec.name}/{self.run_id}"
+            watch = self._heeding(lambda: cancel.Watch(store, run), 0.0)
+            end = self._train(spec, watch) if watch is not None else End(INTERRUPTED)
         if not first:
             return end
         if end.reason is not None:

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from job.document import Damaged
 from job.head import Head, HeadDocument
-from job.history import last_seq, read_events, read_history
+from job.history import Tail, last_seq, read_events, read_history, read_last
 from job.records import digest_of
-from job.store import Missing, Store
+from job.store import Missing, Store, Stored, Unavailable
 from job.store_directory import DirectoryStore
 
 RUN = "name/run"
@@ -206,3 +206,53 @@ def test_a_run_without_events(tmp_path: Path) -> None:
     put_head(store, 1, {})
     assert read_history(store, RUN) == []
     assert last_seq(store, RUN, {}) == 0
+
+
+class Failing(DirectoryStore):
+    """A store that fails at one object, so many times."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.failing: dict[str, int] = {}
+
+    def get(self, key: str) -> Stored:
+        if self.failing.get(key, 0):
+            self.failing[key] -= 1
+            raise Unavailable(key)
+        return super().get(key)
+
+
+def test_following_loses_nothing_to_a_store_that_fails(tmp_path: Path) -> None:
+    """What was read before a failure is given out, what comes after it at the next look; once."""
+    store = Failing(tmp_path)
+    put_head(store, 1, {})
+    keys = [put_segment(store, 1, [{"event": "step", "seq": n}]) for n in (1, 2, 3)]
+    store.failing[keys[1]] = 1
+    tail, given_out = Tail(store, RUN), list[int]()
+    with pytest.raises(Unavailable):
+        given_out.extend(e["seq"] for e in tail.new())
+    assert given_out == [1]
+    assert [e["seq"] for e in tail.new()] == [2, 3]
+    assert list(tail.new()) == []
+
+
+def test_following_passes_damage_once(tmp_path: Path) -> None:
+    """A damaged segment is told of once, and what follows it is given out."""
+    store = DirectoryStore(tmp_path)
+    put_head(store, 1, {})
+    keys = [put_segment(store, 1, [{"event": "step", "seq": n}]) for n in (1, 2, 3)]
+    store.put(keys[1], b"?")
+    tail, given_out = Tail(store, RUN), list[int]()
+    with pytest.raises(Damaged):
+        given_out.extend(e["seq"] for e in tail.new())
+    given_out += [e["seq"] for e in tail.new()]
+    assert given_out == [1, 3]
+
+
+def test_the_last_events_are_read_alone(tmp_path: Path) -> None:
+    """The end of a long history does not need its beginning."""
+    store = Failing(tmp_path)
+    put_head(store, 1, {})
+    keys = [put_segment(store, 1, [{"event": "step", "seq": n}]) for n in (1, 2, 3)]
+    store.failing[keys[0]] = 99
+    assert [e["seq"] for e in read_last(store, RUN, 2)] == [2, 3]
