@@ -32,6 +32,10 @@ DEADLINE = 15.0
 """Seconds that a run may bill."""
 SLACK = 15.0
 """Seconds after the deadline: for the pod's own end, or for a `reap` that follows."""
+STALE = 0.6
+"""Seconds after which `reap` takes a pod without a heartbeat for dead."""
+QUIET = STALE + 1.4
+"""Seconds from the last death to `reap`, which goes by RunPod's clock: that tells whole seconds."""
 SPEC: dict[str, Any] = {
     "train.epochs": 25,
     "resources": RESOURCES
@@ -155,7 +159,8 @@ class Play:
         begun = time.monotonic()
         while self._working() and time.monotonic() < begun + DEADLINE:
             time.sleep(0.05)
-        reaped = self.user.start("reap", "--yes", "--stale-minutes", "0.01")
+        time.sleep(QUIET)
+        reaped = self.user.start("reap", "--yes", "--stale-minutes", str(STALE / 60))
         assert reaped.wait() == 0, reaped.err
 
     def _working(self) -> bool:
