@@ -1,5 +1,7 @@
 """What a run says of a task that does not learn, while it trains; no alarm stops it.
 
+Each is told with its evidence; `python -m job diagnose` measures further, and names an edit.
+
 An alarm is raised when its sign has stood for LASTING epochs in a row, and again only after the
 sign has been away for as long.
 """
@@ -15,7 +17,7 @@ from torch import Tensor
 from job.baseline import Baseline
 from job.events import Alarm, Epoch, EpochTask
 from job.position import Position
-from job.spec import JobSpec
+from job.spec import JobSpec, Uncertainty
 from job.tasks import TaskLoss
 
 LASTING = 2
@@ -32,6 +34,16 @@ LEAST = 5
 """Epochs before which no task is expected to know more than a constant."""
 STARVED = 0.1
 """Of an even share of the gradient at z."""
+SATURATED = 0.8
+"""Share of a task's elements at which its loss hardly tells how wrong they are."""
+OPPOSED = -0.25
+"""Mean cosine, below which two gradients work against each other."""
+HARMED = -0.1
+"""Mean cosine with the combined gradient, below which a step undoes what the task has learned."""
+FURTHER = "Why: `python -m job diagnose SPEC`"
+"""What every message ends with."""
+OFF = math.log(2)
+"""Of a weight to where it would rest, in log."""
 RANGES = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0), "relu": (0.0, math.inf)}
 """What an activation can reach, in transformed units."""
 
@@ -50,6 +62,7 @@ class Watch:
         self.epochs, self.even = spec.train.epochs, 1 / len(spec.tasks)
         self.baselines = dict(zip(spec.task_names, baselines, strict=True))
         self.units = {task.name: f" {task.unit}" if task.unit else "" for task in spec.tasks}
+        self.balance = spec.balance
 
     def look(self, epoch: Epoch, at: Position) -> Iterator[Alarm]:
         """The alarms after an epoch; `at` remembers losses and signs."""
@@ -58,7 +71,7 @@ class Watch:
             at.losses[name] = [*at.losses.get(name, []), task.train_loss_original][-SPAN:]
             for kind in {*found, *at.signs.get(name, {})}:
                 if self._lasts(at, name, kind, kind in found):
-                    message = found[kind].message
+                    message = f"{found[kind].message}. {FURTHER}"
                     yield Alarm(kind=kind, message=message, step=epoch.step, task=name)
 
     def _signs(self, name: str, task: EpochTask, epoch: int, at: Position) -> Iterator[Sign]:
@@ -80,6 +93,42 @@ class Watch:
                 "worse_than_constant",
                 f"{name}: after {epoch} of {self.epochs} epochs its loss, {loss:.4g}{unit}, is "
                 f"above that of the best constant prediction, {constant:.4g}",
+            )
+        if task.saturated > SATURATED:
+            yield Sign(
+                "loss_saturated",
+                f"{name}: at {task.saturated:.0%} of its elements the loss is saturated: its "
+                f"gradient does not tell how far off they are",
+            )
+        yield from self._conflict(name, task)
+        yield from self._frozen(name, task, epoch)
+
+    @staticmethod
+    def _conflict(name: str, task: EpochTask) -> Iterator[Sign]:
+        """Whether the steps go against the task, and which other one it is opposed to most."""
+        if not task.cosines:
+            return
+        other, cosine = min(task.cosines.items(), key=lambda pair: pair[1])
+        if cosine < OPPOSED and task.cosine < HARMED:
+            yield Sign(
+                "conflict",
+                f"{name}: its gradient at z has a cosine of {cosine:.2f} with {other}'s and of "
+                f"{task.cosine:.2f} with the combined one: steps raise its loss",
+            )
+
+    def _frozen(self, name: str, task: EpochTask, epoch: int) -> Iterator[Sign]:
+        """Whether a learned weight is far from where it would rest, and cannot come there."""
+        if not isinstance(self.balance, Uncertainty) or not 0 < task.train_loss < math.inf:
+            return
+        start = 0.5 * self.balance.weights.get(name, 1.0)
+        rest = start / task.train_loss
+        gap = abs(math.log(rest / task.weight))
+        pace = abs(math.log(task.weight / start)) / epoch
+        if gap > OFF and gap > pace * (self.epochs - epoch):
+            yield Sign(
+                "sigma_frozen",
+                f"{name}: its learned weight is {task.weight:.3g} after {epoch} epochs, would rest "
+                f"at 1/(2 loss) = {rest:.3g} and is too slow to come there in this run",
             )
 
     @staticmethod

@@ -24,6 +24,8 @@ class Losses(NamedTuple):
     """[K]."""
     original: list[float]
     """[K], in original units."""
+    saturated: list[float]
+    """[K], shares of elements (see TaskLoss.saturated)."""
 
 
 @torch.no_grad()
@@ -40,7 +42,7 @@ def evaluate(
 
     Each rank evaluates its part of them. `tick` is called after each of its batches.
     """
-    total = torch.zeros(2, len(losses), dtype=torch.float64, device=device)
+    total = torch.zeros(3, len(losses), dtype=torch.float64, device=device)
     chosen = evenly_spaced(len(split.features), most)
     mine = ranks.share(len(chosen))
     was_training = model.training
@@ -50,11 +52,12 @@ def evaluate(
         pairs = [f(o, y) for f, o, y in zip(losses, outputs, targets, strict=True)]
         total[0] += torch.stack([loss for loss, _ in pairs]).double() * len(features)
         total[1] += torch.stack([loss for _, loss in pairs]).double() * len(features)
+        flat = [f.saturated(o, y) for f, o, y in zip(losses, outputs, targets, strict=True)]
+        total[2] += torch.stack(flat).double() * len(features)
         tick()
     model.train(was_training)
     ranks.sum_([total])
-    transformed, original = (total / len(chosen)).tolist()
-    return Losses(transformed, original)
+    return Losses(*(total / len(chosen)).tolist())
 
 
 def evenly_spaced(count: int, most: int) -> Tensor:

@@ -143,6 +143,13 @@ class EpochTask(Record):
     """Mean over the epoch's steps, at z."""
     grad_share: float
     """Mean over the epoch's steps, at z."""
+    cosine: float
+    """Mean cosine with the combined gradient, over the epoch's steps, at z."""
+    cosines: dict[str, float]
+    """Mean cosine with each other task's gradient, over the epoch's steps, at z."""
+    saturated: float
+    """Share of the training split's elements at which the loss is saturated: beyond Huber's delta,
+    or wrong where the activation is flat."""
     pull: float
     """Mean weight × grad_norm over the epoch's steps: what the trunk got from the task."""
     head_pull: float

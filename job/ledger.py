@@ -13,8 +13,8 @@ from torch import Tensor
 from job.events import Step
 from job.step import Measured
 
-SUMS = ("weight", "grad_norm", "grad_share", "pull", "head_pull")
-"""What is averaged over an epoch's steps."""
+SUMS = ("weight", "grad_norm", "grad_share", "cosine", "pull", "head_pull")
+"""What is averaged over an epoch's steps, and so are the cosines between the tasks' gradients."""
 FIELDS = (
     *("loss", "loss_original", "weight", "grad_norm"),
     *("grad_share", "head_grad_norm", "cosine", "shared_grad_norm"),
@@ -46,8 +46,10 @@ class Ledger:
     def __init__(self, tasks: Sequence[str]) -> None:
         self.tasks = list(tasks)
         self.waiting: list[_Waiting] = []
-        self.sums = torch.zeros(len(SUMS), len(self.tasks), dtype=torch.float64)
-        """Over the epoch's steps so far; part of the run's state."""
+        count = len(self.tasks)
+        self.sums = torch.zeros(len(SUMS) + count, count, dtype=torch.float64)
+        """Over the epoch's steps so far: what SUMS names, then the cosines [K, K]; part of the
+        run's state."""
         self.count = 0
         """The epoch's steps so far; part of the run's state."""
         self.since = time.perf_counter()
@@ -118,11 +120,18 @@ class Ledger:
 
     def means(self) -> dict[str, dict[str, float]]:
         """Per task, the means over the epoch's applied steps of what SUMS names."""
-        table = (self.sums / max(self.count, 1)).T.tolist()
+        table = (self.sums[: len(SUMS)] / max(self.count, 1)).T.tolist()
         return {
             name: dict(zip(SUMS, row, strict=True))
             for name, row in zip(self.tasks, table, strict=True)
         }
+
+    def cosines(self) -> dict[str, dict[str, float]]:
+        """Per task, the mean cosines of its gradient at z with every other task's."""
+        table = _short(self.sums[len(SUMS) :] / max(self.count, 1)).tolist()
+        rows = zip(self.tasks, table, strict=True)
+        named = {name: dict(zip(self.tasks, row, strict=True)) for name, row in rows}
+        return {name: {t: c for t, c in row.items() if t != name} for name, row in named.items()}
 
 
 class _Block:
@@ -141,6 +150,7 @@ class _Block:
         self.cosines = _ratio(combined, self.norms * length).clamp(-1, 1)
         between = _ratio(gram, self.norms[:, :, None] * self.norms[:, None]).clamp(-1, 1)
         between.diagonal(dim1=1, dim2=2).fill_(1.0)
+        self.between = between
         self.cosine_min: list[float] | list[None] = (
             _short(between.amin((1, 2))).tolist() if k > 1 else [None] * len(rows)
         )
@@ -157,7 +167,8 @@ class _Block:
     def summed(self) -> Tensor:
         """What SUMS names [n, …, K]."""
         pulls = (self.weights * self.norms, self.weights * self.head_norms)
-        return torch.stack([self.weights, self.norms, self.shares, *pulls], 1)
+        named = torch.stack([self.weights, self.norms, self.shares, self.cosines, *pulls], 1)
+        return torch.cat([named, self.between], 1)
 
     def culprit(self, i: int, tasks: Sequence[str]) -> str:
         """What is not finite in step i of the block, and of which task."""

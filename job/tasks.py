@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from job.spec import CATEGORICAL, Huber, Loss, Scale, Task
 
 TINY = 1e-6
+FLAT = 0.05
+"""Of its steepest slope, below which an activation hardly passes a gradient."""
 
 
 def mean_loss(loss: Loss, prediction: Tensor, target: Tensor) -> Tensor:
@@ -84,6 +86,30 @@ class TaskLoss(nn.Module):
         with torch.no_grad():
             original = mean_loss(self.task.loss, prediction * self.scale + self.shift, target)
         return loss, original
+
+    def saturated(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """Share of the elements of which the loss hardly tells the outputs how wrong they are.
+
+        Outputs and target as for `forward`. Beyond Huber's delta the gradient is the same at any
+        distance; where an activation is flat there is none, which matters where it is wrong by half
+        of its reach, of relu: at all. Cross-entropy's gradient grows with the error: never.
+        """
+        if self.task.loss.kind in CATEGORICAL:
+            return outputs.new_zeros(())
+        prediction = self.activate(outputs.float())
+        wanted = (target - self.shift) / self.scale
+        error = (wanted - prediction).abs()
+        found = torch.zeros_like(error, dtype=torch.bool)
+        if isinstance(self.task.loss, Huber):
+            found |= error > self.task.loss.delta
+        match self.task.activation:
+            case "sigmoid":
+                found |= (prediction * (1 - prediction) < FLAT / 4) & (error > 0.5)
+            case "tanh":
+                found |= (1 - prediction**2 < FLAT) & (error > 1)
+            case "relu":
+                found |= (prediction == 0) & (wanted > TINY)
+        return found.float().mean()
 
     def predict(self, outputs: Tensor) -> Tensor:
         """Predictions in original units; probabilities for the categorical losses."""

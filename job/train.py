@@ -219,7 +219,7 @@ class Training:
         self.evaluated += 1
 
     def _epoch_tasks(self, train: Losses, validation: Losses) -> dict[str, EpochTask]:
-        means = self.ledger.means()
+        means, cosines = self.ledger.means(), self.ledger.cosines()
         first = self.at.first
         return {
             name: EpochTask(
@@ -231,6 +231,8 @@ class Training:
                 val_drop=_gain(validation.original[k], first["validation"][k]),
                 skill=_gain(train.original[k], self.baselines[k].strongest("train")),
                 val_skill=_gain(validation.original[k], self.baselines[k].strongest("validation")),
+                cosines=cosines[name],
+                saturated=train.saturated[k],
                 **means[name],
             )
             for k, name in enumerate(self.names)

@@ -29,16 +29,22 @@ FAR_OFF = {
 """Its targets, around 500, are far from outputs that start at 0 and move by 0.001 a step."""
 
 
-def epochs_of(losses: list[float], share: float = 0.5, constant: float = 1.0) -> list[Alarm]:
+def epochs_of(
+    losses: list[float],
+    share: float = 0.5,
+    constant: float = 1.0,
+    balance: str = "fixed",
+    **more: Any,
+) -> list[Alarm]:
     """The alarms of a task `t` beside another, with these losses after each epoch."""
-    spec = parse_spec(
-        json.dumps(edited({"tasks": SMALL["tasks"][:2], "train.epochs": EPOCHS, "gates": []}))
-    )
+    edits = {"tasks": SMALL["tasks"][:2], "train.epochs": EPOCHS, "balance": {"kind": balance}}
+    spec = parse_spec(json.dumps(edited({**edits, "gates": []})))
     names = spec.task_names
     watch, at = Watch(spec, [Baseline({"train": constant}, None)] * 2), Position()
     found: list[Alarm] = []
     for i, loss in enumerate(losses, 1):
-        tasks = {names[0]: _task(loss, share), names[1]: _task(0.5 * constant, 1 - share)}
+        other = _task(0.5 * constant, 1 - share, weight=1.0)
+        tasks = {names[0]: _task(loss, share, **{"weight": 0.5, **more}), names[1]: other}
         epoch = Epoch(epoch=i, step=i, tasks=tasks, seconds=1.0, samples_per_second=1.0)
         found += watch.look(epoch, at)
         at = POSITION.validate_python(json.loads(POSITION.dump_json(at)))  # as a resume does
@@ -46,9 +52,10 @@ def epochs_of(losses: list[float], share: float = 0.5, constant: float = 1.0) ->
     return found
 
 
-def _task(loss: float, share: float) -> EpochTask:
+def _task(loss: float, share: float, **more: Any) -> EpochTask:
     others = dict.fromkeys(EpochTask.model_fields, 0.0)
-    return EpochTask(**others | {"train_loss_original": loss, "grad_share": share})
+    told = {"train_loss_original": loss, "train_loss": loss, "grad_share": share, "cosines": {}}
+    return EpochTask(**others | told | more)
 
 
 def told(alarms: list[Alarm]) -> list[tuple[str, int]]:
@@ -91,6 +98,31 @@ def test_worse_than_the_best_constant() -> None:
     assert epochs_of([1.04] * EPOCHS) == []
 
 
+def test_a_saturated_loss() -> None:
+    """Told in the second epoch in which most elements are saturated."""
+    assert told(epochs_of([0.5] * 5, saturated=0.9)) == [("loss_saturated", 2)]
+    assert epochs_of([0.5] * 5, saturated=0.7) == []
+
+
+def test_steps_that_undo_a_task() -> None:
+    """Told with the task that opposes most, and only where the combined step is against it too."""
+    (alarm,) = epochs_of([0.5] * 5, cosines={"level": -0.5, "x": -0.9}, cosine=-0.4)
+    assert (alarm.kind, alarm.step) == ("conflict", 2)
+    assert "-0.90 with x's" in alarm.message
+    assert "job diagnose" in alarm.message
+    assert epochs_of([0.5] * 5, cosines={"level": -0.9}, cosine=0.3) == []
+    assert epochs_of([0.5] * 5, cosines={"level": -0.1}, cosine=-0.4) == []
+
+
+def test_a_learned_weight_that_hardly_moves() -> None:
+    """Told where the weight, at its pace, ends far from 1/(2 loss); only of learned weights."""
+    frozen = epochs_of([0.05] * 5, balance="uncertainty", weight=0.505)
+    assert told(frozen) == [("sigma_frozen", 2)]
+    assert "1/(2 loss) = 10" in frozen[0].message
+    assert epochs_of([0.05] * 5, balance="uncertainty", weight=9.0) == []
+    assert epochs_of([0.05] * 5, balance="fixed", weight=0.505) == []
+
+
 @pytest.mark.parametrize(
     ("activation", "share"), [("sigmoid", 1.0), ("tanh", 0.8), ("identity", 0.0)]
 )
@@ -121,7 +153,9 @@ def test_planted_in_another_domain(tmp_path: Path, standardized: bool) -> None:
     found = {
         alarm.task: alarm.kind for alarm in reversed(trained.events) if isinstance(alarm, Alarm)
     }
-    assert found == ({} if standardized else {"level": "task_stalled"})
+    assert found == ({} if standardized else {"level": "loss_saturated"})
+    kinds = {alarm.kind for alarm in trained.events if isinstance(alarm, Alarm)}
+    assert ("task_stalled" in kinds) is not standardized
 
 
 @pytest.mark.slow
@@ -138,6 +172,7 @@ def test_the_failure_and_its_cure(seed: int) -> None:
         found[name] = [e for e in events if isinstance(e, Alarm)]
         found[f"early {name}"] = [e for e in found[name] if e.step <= early]
     assert [(e.kind, e.task) for e in found["early docker/failing.json"]] == [
-        ("task_starving", "countdown")
+        ("loss_saturated", "countdown"),
+        ("task_starving", "countdown"),
     ]
     assert found["spec.json"] == []

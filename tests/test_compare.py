@@ -33,7 +33,9 @@ def outcome(seed: int, **values: list[float]) -> Outcome:
             epoch=e + 1,
             step=e + 1,
             tasks={
-                name: EpochTask(**{key: four[2 * e + k] for key, four in chosen.items()})
+                name: EpochTask(
+                    **{key: four[2 * e + k] for key, four in chosen.items()} | {"cosines": {}}
+                )
                 for k, name in enumerate("ab")
             },
             seconds=1,

@@ -75,7 +75,7 @@ def epoch(tasks: list[str], number: int = 1, **values: float) -> Epoch:
     """An epoch; task k has the share k / sum."""
     every = dict.fromkeys(EpochTask.model_fields, -0.00012345) | values
     total = sum(range(len(tasks))) or 1
-    by_task = {name: {"grad_share": k / total} for k, name in enumerate(tasks)}
+    by_task = {name: {"grad_share": k / total, "cosines": {}} for k, name in enumerate(tasks)}
     return Epoch(
         epoch=number,
         step=6 * number,

@@ -186,9 +186,10 @@ def test_an_epochs_means() -> None:
     """Means over the applied steps of the epoch: weight, norm, share, weight × norm at z and at the
     head; a skipped step is in none, and a new epoch forgets."""
     ledger = Ledger(TASKS)
+    taken = [known(i, skipped=i == 2) for i in range(5)]
     told = [
         dict(event.tasks)
-        for event in events(*(known(i, skipped=i == 2).measured for i in range(5)), ledger=ledger)
+        for event in events(*(each.measured for each in taken), ledger=ledger)
         if not event.skipped
     ]
     for name, mean in ledger.means().items():
@@ -198,11 +199,20 @@ def test_an_epochs_means() -> None:
                 "weight": sum(s.weight for s in steps) / 4,
                 "grad_norm": sum(s.grad_norm for s in steps) / 4,
                 "grad_share": sum(s.grad_share for s in steps) / 4,
+                "cosine": sum(s.cosine for s in steps) / 4,
                 "pull": sum(s.weight * s.grad_norm for s in steps) / 4,
                 "head_pull": sum(s.weight * s.head_grad_norm for s in steps) / 4,
             },
             abs=1e-6,
         )
+    between = [t for t in taken if not t.measured.skipped]
+    for i, a in enumerate(TASKS):
+        told_of = ledger.cosines()[a]
+        assert list(told_of) == [name for name in TASKS if name != a]
+        for j, b in enumerate(TASKS):
+            if a != b:
+                each = [cosine(t.gradients[i], t.gradients[j]) for t in between]
+                assert told_of[b] == pytest.approx(sum(each) / len(each), abs=1e-6)
     ledger.begin_epoch()
     assert set(ledger.means()["type"].values()) == {0}
     (event,) = events(known(9).measured, ledger=ledger)
@@ -219,6 +229,7 @@ def test_sums_and_count_are_all_that_a_resume_needs() -> None:
     second.count = first.count
     events(*taken[3:], ledger=second)
     assert second.means() == whole.means()
+    assert second.cosines() == whole.cosines()
 
 
 def test_time_is_shared_among_the_steps_of_a_block() -> None:

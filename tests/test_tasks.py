@@ -41,6 +41,32 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 # --- losses -----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("loss", "activation", "outputs", "target", "share"),
+    [
+        ("huber", "identity", [0.0, 0, 0, 0], [0.4, -0.4, 0.6, -9], 0.5),
+        ("huber", "sigmoid", [9.0, -9, 9, 0], [0, 0, 1, 1], 0.25),
+        ("mse", "identity", [0.0, 0, 0, 0], [9, 9, 9, 9], 0.0),
+        ("mse", "sigmoid", [9.0, -9, 9, 0], [0, 0, 1, 1], 0.25),
+        ("mae", "tanh", [9.0, -9, 9, 0], [-1, 1, 1, 1], 0.5),
+        ("mse", "relu", [-1.0, -1, 1, 1], [1, 0, 5, -1], 0.25),
+        ("binary_cross_entropy", "identity", [9.0, -9, 9, 0], [0, 1, 0, 1], 0.0),
+    ],
+)
+def test_where_a_loss_is_saturated(
+    loss: str, activation: str, outputs: list[float], target: list[float], share: float
+) -> None:
+    """Beyond Huber's delta, 0.5, and where a flat activation is wrong; in transformed units."""
+    section = {"kind": loss} | ({"delta": 0.5} if loss == "huber" else {})
+    plain = loss_of(section, outputs=1, activation=activation)
+    at = torch.tensor([outputs]).mT, torch.tensor([target]).mT
+    assert plain.saturated(*at) == share
+    if loss not in spec.CATEGORICAL:
+        transform = {"kind": "scale", "by": 20.0}
+        scaled = loss_of(section, outputs=1, activation=activation, transform=transform)
+        assert scaled.saturated(at[0], 20 * at[1]) == share
+
+
 def test_losses_are_their_definitions() -> None:
     """Each loss is the mean over all elements of its textbook formula."""
     p, y = draw(7, 3, 2), 2 * draw(7, 3, 2, seed=1)
