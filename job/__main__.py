@@ -1,4 +1,4 @@
-"""The job's command line: run, validate, schema, compare."""
+"""The job's command line: run, validate, schema, compare, diagnose."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # Loading torch takes seconds; what does without it must not pay. So the commands that train import
 # it themselves.
 
-FAILED, INVALID, DEVICE_FAILED, INTERRUPTED = 1, 2, 71, 75
+FAILED, INVALID, FOUND, DEVICE_FAILED, INTERRUPTED = 1, 2, 7, 71, 75
 
 app = typer.Typer(
     name="python -m job",
@@ -37,7 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Train one network on several tasks, and say which one starves.\n\n"
     "Exit codes: 0 done, gates passed; 1 failed; 2 invalid spec, data or usage; 6 gates failed; "
-    "75 interrupted, resumable with the same --run-id.",
+    "7 of diagnose: something found; 75 interrupted, resumable with the same --run-id.",
 )
 
 Spec = Annotated[Path, typer.Argument(metavar="SPEC", help="The job spec, a JSON file.")]
@@ -208,6 +208,62 @@ def compare(
         table(summary(results))
     if any(result.error for result in results):
         raise typer.Exit(FAILED)
+
+
+@app.command()
+def diagnose(
+    spec: Spec,
+    fix: Annotated[
+        Path | None, typer.Option(metavar="OUT.json", help="Write the spec with all edits there.")
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Train spec and fixed spec; did predictions hold?")
+    ] = False,
+    seeds: Annotated[int, typer.Option(min=1, help="Of --verify, from the spec's on.")] = 1,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Of --verify: runs at the same time, a thread each.")
+    ] = 1,
+    as_json: Json = False,
+) -> None:
+    """Say why a task does not learn, as measured in short trainings, and which edit mends it.
+
+    Findings come in the order in which one hides the next; each has its evidence, a remedy as JSON
+    Patch (RFC 6902) of the spec, and its effect in a probe. Exit codes: 0 nothing found; 7
+    something found; 1 failed; 2 invalid spec, data or usage.
+    """
+    from job import diagnosis_shown as shown
+    from job import fixed
+    from job.data import load
+    from job.diagnose import diagnose as find
+    from job.edit import edited
+    from job.verify import verify as try_out
+
+    job, raw = read_spec(spec), json.loads(spec.read_text("utf-8"))
+    folder = spec.resolve().parent
+    if fix is not None:
+        fixed.check_free(fix)
+    with shown.progress() as tick:
+        found = find(job, load(job, folder), tick=tick)
+    out, told = shown.console(), shown.as_json(found, raw)
+    if not as_json:
+        shown.show(out, found, raw)
+    if fix is not None and found.edits:
+        fixed.write(fixed.content(raw, found.edits, spec, fix), fix)
+        typer.echo(f"wrote {fix}", err=True)
+    elif fix is not None:
+        typer.echo(f"{fix} was not written: there is nothing to edit", err=True)
+    if verify and found.edits:
+        mended = edited(job, found.edits)
+        told["verified"] = try_out(found, job, mended, folder, seeds, workers, _tell)
+        if not as_json:
+            shown.show_verified(out, told["verified"])
+    if as_json:
+        typer.echo(json.dumps(told, allow_nan=False))
+    raise typer.Exit(FOUND if found.findings else 0)
+
+
+def _tell(text: str) -> None:
+    typer.echo(text, err=True)
 
 
 def main(argv: list[str] | None = None) -> Any:

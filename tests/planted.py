@@ -1,0 +1,302 @@
+"""Faults planted in small problems, each with its healthy twin, in two domains.
+
+digits: scikit-learn's 8 x 8 images, read row by row: which digit, where its ink lies, the image
+without noise. walks: random walks of four features: their direction, their height, a smoothed one.
+A fault is a change of the data, of the spec, or of the code that trains it.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from job.data import Dataset, Split
+from job.diagnose import Build, Diagnosis, diagnose
+from job.read_spec import parse_spec
+from job.spec import JobSpec
+from job.train import Training
+
+Targets = dict[str, NDArray[Any]]
+Arrays = dict[str, NDArray[Any]]
+HELD_OUT = 100
+
+
+@dataclass
+class Problem:
+    """A spec with its arrays, and how it is trained."""
+
+    spec: dict[str, Any]
+    arrays: Arrays
+    build: Build = field(default=Training)
+
+    def diagnose(self, seed: int = 0) -> Diagnosis:
+        spec = parse_spec(json.dumps(self.spec | {"seed": seed}))
+        return diagnose(spec, self.data(spec), self.build)
+
+    def data(self, spec: JobSpec) -> Dataset:
+        """The arrays as a data set of the spec's tasks, the last HELD_OUT samples held out."""
+        parts = slice(0, -HELD_OUT), slice(-HELD_OUT, None)
+        splits = [
+            Split(
+                torch.from_numpy(self.arrays["features"][part]).float(),
+                {task.name: _target(self.arrays[task.name][part], task) for task in spec.tasks},
+            )
+            for part in parts
+        ]
+        count = len(self.arrays["features"])
+        return Dataset(splits[0], splits[1], rows=count, skipped={}, source="planted")
+
+
+def _target(values: NDArray[Any], task: Any) -> Tensor:
+    target = torch.from_numpy(np.asarray(values))
+    return target.long() if task.loss.kind == "cross_entropy" else target.float()
+
+
+SPEC: dict[str, Any] = {
+    "name": "planted",
+    "data": {"kind": "arrays", "path": "none.npz"},
+    "model": {"hidden": 16, "projection": 16, "dropout": {"input": 0.0, "heads": 0.1}},
+    "balance": {"kind": "running_mean_sqrt_n"},
+    "optimizer": {"lr": 3e-3, "head_lr": 1e-2},
+    "train": {"epochs": 20, "batch_size": 32, "threads": 1},
+}
+STANDARD = {"kind": "standardize"}
+
+
+def digits(seed: int = 0) -> Problem:
+    """Class of an image, its centre of ink (row and column), and the image without noise."""
+    from sklearn.datasets import load_digits
+
+    images = load_digits().images[:400] / 16
+    noise = np.random.default_rng(seed).normal(0, 0.3, images.shape)
+    ink = images.sum((1, 2))
+    rows = (images.sum(2) * np.arange(8)).sum(1) / ink
+    columns = (images.sum(1) * np.arange(8)).sum(1) / ink
+    arrays = {
+        "features": images + noise,
+        "kind": load_digits().target[:400],
+        "level": np.stack([rows, columns], 1),
+        "path": images,
+    }
+    tasks = [
+        {"name": "kind", "level": "window", "outputs": 10, "loss": {"kind": "cross_entropy"}},
+        _level(outputs=2, unit="pixels"),
+        {"name": "path", "level": "step", "outputs": 8, "loss": {"kind": "mse"}},
+    ]
+    return Problem(SPEC | {"tasks": tasks}, arrays)
+
+
+def walks(seed: int = 0) -> Problem:
+    """Direction of a random walk, its height, and the mean of its first two features so far."""
+    draw = np.random.default_rng(seed)
+    x = np.cumsum(draw.normal(0, 0.4, (340, 12, 4)), 1)
+    arrays = {
+        "features": x,
+        "kind": (x[:, -1, 0] > 0).astype(int) + (x[:, -1, 0] > 1),
+        "level": x[:, :, 1:3].mean((1, 2))[:, None] * 3,
+        "path": np.cumsum(x[:, :, :2].mean(2), 1)[:, :, None] / np.arange(1, 13)[None, :, None],
+    }
+    tasks = [
+        {"name": "kind", "level": "window", "outputs": 3, "loss": {"kind": "cross_entropy"}},
+        _level(),
+        {"name": "path", "level": "step", "loss": {"kind": "huber"}, "transform": STANDARD},
+    ]
+    return Problem(SPEC | {"tasks": tasks}, arrays)
+
+
+def _level(outputs: int = 1, **more: Any) -> dict[str, Any]:
+    known = {"name": "level", "level": "window", "outputs": outputs, "transform": STANDARD}
+    return known | {"loss": {"kind": "huber", "delta": 1.0}} | more
+
+
+DOMAINS: dict[str, Callable[[int], Problem]] = {"digits": digits, "walks": walks}
+
+# --- faults -----------------------------------------------------------------------------------
+
+
+def far_off(problem: Problem) -> None:
+    """Travel budget: targets that slow heads cannot come to."""
+    problem.arrays["level"] = problem.arrays["level"] * 50 + 500
+    _task(problem, "level")["transform"] = {"kind": "none"}
+    problem.spec["optimizer"] = {"lr": 1e-3}
+
+
+def saturated(problem: Problem) -> None:
+    """Saturated loss: a sigmoid that is wrong where it is flat."""
+    task = _task(problem, "path")
+    task |= {"loss": {"kind": "mse"}, "activation": "sigmoid", "transform": {"kind": "none"}}
+    path = problem.arrays["path"]
+    problem.arrays["path"] = (path - path.min()) / (path.max() - path.min())
+    problem.spec["optimizer"] = {"lr": 3e-3, "head_lr": 1e-3}
+
+    def build(spec: JobSpec, data: Dataset) -> Training:
+        training = Training(spec, data)
+        if spec.tasks[2].activation == "sigmoid":
+            training.stepper.model.heads[2].output.bias.data.fill_(12.0)
+        return training
+
+    problem.build = build
+
+
+def starved(problem: Problem) -> None:
+    """Starved at the trunk: a task that needs the trunk has none of its gradient."""
+    problem.spec["balance"] = {"kind": "fixed", "weights": {"path": 1e-5}}
+    problem.spec["model"] = problem.spec["model"] | {"hidden": 6}
+
+
+def opposed(problem: Problem) -> None:
+    """Conflict: two tasks that ask opposite things of the one feature that the trunk has."""
+    x = np.random.default_rng(3).normal(size=problem.arrays["features"].shape)
+    problem.arrays["features"] = x
+    problem.arrays["level"] = (3 * x[:, :, 0] + x[:, :, 1])[:, :, None]
+    problem.arrays["path"] = (3 * x[:, :, 0] - x[:, :, 1])[:, :, None]
+    step = {"level": "step", "loss": {"kind": "mse"}, "transform": STANDARD}
+    problem.spec["tasks"] = [{"name": "level", **step}, {"name": "path", **step}]
+    model = {"hidden": 1, "bidirectional": False}
+    problem.spec["model"] = problem.spec["model"] | model
+    problem.spec["balance"] = {"kind": "fixed"}
+
+
+def detached(problem: Problem) -> None:
+    """Blocked path: a loss that has no gradient."""
+
+    def build(spec: JobSpec, data: Dataset) -> Training:
+        training = Training(spec, data)
+        loss = training.losses[1]
+        whole = loss.forward
+
+        def cut(outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+            return whole(outputs * 0, target)
+
+        loss.forward = cut  # type: ignore[method-assign]  # as a faulty edit of it would be
+        return training
+
+    problem.build = build
+
+
+def frozen(problem: Problem) -> None:
+    """Blocked path: a trunk that no optimizer moves."""
+
+    def build(spec: JobSpec, data: Dataset) -> Training:
+        training = Training(spec, data)
+        groups = training.optimizer.param_groups
+        groups[:] = [group for group in groups if group["room"] != "trunk"]
+        return training
+
+    problem.build = build
+
+
+def died(problem: Problem) -> None:
+    """Blocked path: a projection whose ReLU never fires."""
+
+    def build(spec: JobSpec, data: Dataset) -> Training:
+        training = Training(spec, data)
+        training.stepper.model.heads[1].projection[0].bias.data.fill_(-50.0)  # type: ignore[union-attr, index]  # a window head
+        return training
+
+    problem.build = build
+
+
+def constant(problem: Problem) -> None:
+    """Targets: always the same."""
+    problem.arrays["level"] = np.full_like(problem.arrays["level"], 2.5)
+
+
+def out_of_range(problem: Problem) -> None:
+    """Targets: beyond what the activation reaches."""
+    problem.arrays["level"] = problem.arrays["level"] + 4
+    _task(problem, "level").update(activation="tanh", transform={"kind": "none"})
+
+
+def leaking(problem: Problem) -> None:
+    """Targets: one of the features."""
+    problem.arrays["path"] = problem.arrays["features"][:, :, 3:4] * 7
+    _task(problem, "path").update(outputs=1, transform=STANDARD)
+
+
+def rare(problem: Problem) -> None:
+    """Targets: one class in all but a few samples, which the features do not tell."""
+    draw = np.random.default_rng(5)
+    problem.arrays["kind"] = (draw.random(len(problem.arrays["kind"])) < 0.03).astype(int)
+    _task(problem, "kind")["outputs"] = 2
+
+
+def too_fast(problem: Problem) -> None:
+    """Set-up: a learning rate at which losses rise."""
+    problem.spec["optimizer"] = {"lr": 0.5, "head_lr": 0.5}
+
+
+def too_small_batches(problem: Problem) -> None:
+    """Set-up: a balancer of the batch's own statistics, on batches of two."""
+    problem.spec["balance"] = {"kind": "batch_mean"}
+    problem.spec["train"] = problem.spec["train"] | {"batch_size": 2, "epochs": 2}
+
+
+def too_short(problem: Problem) -> None:
+    """Set-up: over before anything is learned."""
+    problem.spec["train"] = problem.spec["train"] | {"epochs": 1, "batch_size": 60}
+    problem.spec["optimizer"] = {"lr": 3e-3}
+    problem.spec["model"] = problem.spec["model"] | {"init": {"heads": "default"}}
+
+
+def by_heart(problem: Problem) -> None:
+    """Set-up: noise, and all the means to learn it by heart."""
+    draw = np.random.default_rng(5)
+    level = problem.arrays["level"]
+    problem.arrays["level"] = draw.normal(0, 1, level.shape)
+    few = np.r_[0:40, len(level) - HELD_OUT : len(level)]
+    problem.arrays = {name: values[few] for name, values in problem.arrays.items()}
+    problem.spec["model"] = {
+        "hidden": 48,
+        "projection": 64,
+        "dropout": {"input": 0.0, "heads": 0.0},
+    }
+    problem.spec["train"] = problem.spec["train"] | {"epochs": 100, "batch_size": 20}
+
+
+def sigma_frozen(problem: Problem) -> None:
+    """Uncertainty weighting: log variances too slow for the run."""
+    problem.spec["balance"] = {"kind": "uncertainty", "lr": 1e-5}
+
+
+FAULTS: dict[str, tuple[Callable[[Problem], None], str, str | None]] = {
+    "far_off": (far_off, "travel_budget", "level"),
+    "saturated": (saturated, "saturated_loss", "path"),
+    "starved": (starved, "starved", "path"),
+    "opposed": (opposed, "conflict", None),
+    "detached": (detached, "blocked_path", "level"),
+    "frozen": (frozen, "blocked_path", None),
+    "died": (died, "blocked_path", "level"),
+    "constant": (constant, "targets", "level"),
+    "out_of_range": (out_of_range, "targets", "level"),
+    "leaking": (leaking, "targets", "path"),
+    "rare": (rare, "targets", "kind"),
+    "too_fast": (too_fast, "learning_rate", None),
+    "too_small_batches": (too_small_batches, "batch_noise", None),
+    "too_short": (too_short, "too_few_steps", None),
+    "by_heart": (by_heart, "overfitting", None),
+    "sigma_frozen": (sigma_frozen, "uncertainty", None),
+}
+"""By name: what plants it, the mechanism to be found, and of which task (None: any)."""
+
+
+def planted(domain: str, fault: str | None, seed: int = 0) -> Problem:
+    """A problem with a fault; without one, the healthy twin."""
+    problem = copy.deepcopy(DOMAINS[domain](seed))
+    if fault is not None:
+        FAULTS[fault][0](problem)
+    return problem
+
+
+def _task(problem: Problem, name: str) -> dict[str, Any]:
+    problem.spec = copy.deepcopy(problem.spec)
+    found: dict[str, Any] = next(t for t in problem.spec["tasks"] if t["name"] == name)
+    return found
