@@ -19,9 +19,9 @@ from tests.toy.network import balancer
 from tests.toy.problem import Point, evaluate, losses
 from tests.toy.walk import gram, walk
 
-SCALES = (1e-3, 1e-2, 0.1, 10.0, 1e2, 1e3)
+SCALES = (1e-3, 0.1, 10.0, 1e3)
 START = (9.0, -1.0)
-PLACES = (START, (-8.5, 7.5), (-3.0, -4.0), (5.0, -8.0), (2.0, 3.0))
+PLACES = (START, (-3.0, -4.0), (2.0, 3.0))
 STEPS = 300
 
 NOTHING, LENGTH, DIRECTION = "nothing", "the length of a step", "the direction of a step"
@@ -59,7 +59,7 @@ def path_moves(name: str) -> float:
 
 
 def turns(name: str) -> float:
-    """The most by which a scale turns the first combined gradient at any of the places, radians."""
+    """The most by which a scale turns the combined gradient at any of the places, in radians."""
     return max(
         abs(math.remainder(direction(name, x, s) - direction(name, x, 1.0), math.tau))
         for x in PLACES

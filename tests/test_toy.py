@@ -147,7 +147,7 @@ def test_walk_is_the_steppers(name: str) -> None:
 
     Not from (0, 0): the slopes along a cancel there, and rounding decides which way it goes.
     """
-    steps = 10 if name in run.EXACT else 100
+    steps = 10 if name in run.EXACT else 50
     for start in [STARTS[0], STARTS[4]]:
         toy = Toy(SECTIONS[name], start, 0.1)
         plain = list(islice(walk(balancer(SECTIONS[name]), start, 0.1), steps))
@@ -224,7 +224,7 @@ ENDS = [
     *(("batch_mean", s, 4, logs_rest()) for s in run.SCALES),
     *(("batch_mean", s, start, None) for s in run.SCALES for start in (0, 2)),
     ("uncertainty", 1.0, 3, -logs_rest()),
-    ("uncertainty", 0.1, 4, -logs_rest()),
+    ("uncertainty", 0.1, 4, logs_rest()),
 ]
 
 
@@ -242,14 +242,14 @@ def test_balancers_end_where_the_table_says(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["gradient_norm", "MGDA", "IMTLG", "NashMTL"])
+@pytest.mark.parametrize("method", ["gradient_norm", "IMTLG", "AlignedMTL", "NashMTL"])
 def test_these_reach_the_set_from_the_hardest_start(method: str) -> None:
     """From (9, 9), where a sum is stuck in a ravine, at s = 1."""
     assert distance(run.trace(run.Job(method, 1.0, STARTS[2], run.STEPS))) < NEAR
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["PCGrad", "CAGrad", "UPGrad"])
+@pytest.mark.parametrize("method", ["PCGrad", "CAGrad"])
 def test_these_do_not_reach_it_from_there(method: str) -> None:
     """From the same start, with as many steps."""
     assert distance(run.trace(run.Job(method, 1.0, STARTS[2], run.STEPS))) > 1

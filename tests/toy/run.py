@@ -2,7 +2,7 @@
 
     python -m tests.toy.run [--steps 50000] [--workers 2] [METHOD ...]
 
-All trajectories of 50 000 steps take about 12 minutes of one core. NashMTL and CAGrad run in their
+All trajectories of 50 000 steps take some 20 minutes of one core. NashMTL and CAGrad run in their
 exact form for two tasks (tests/toy/exact.py); all others are what a spec's `balance` makes.
 """
 
