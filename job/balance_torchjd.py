@@ -36,6 +36,10 @@ gradients of norm 1 and their weights are divided by the norms, which is the sam
 given G itself, the solver of NashMTL misses at a ratio of 100 between norms, IMTLG's
 pseudo-inverse at 1000."""
 
+BLUR = 1e-6
+"""Added to the diagonal of IMTLG's Gram matrix, more than float32 is off. Opposite gradients make
+that matrix singular, and a pseudo-inverse of it weighs rounding: two such tasks got 5 and −4."""
+
 SIGNED = ("AlignedMTL", "IMTLG")
 """Methods whose weights may be negative."""
 
@@ -113,10 +117,13 @@ class TorchJD(Balancer):
 
     def _solve(self, gram: Tensor) -> Tensor:
         norms = gram.diagonal().sqrt() if self.method in EQUALIZED else torch.ones(self.tasks)
+        gram = gram / torch.outer(norms, norms)
+        if self.method == "IMTLG":
+            gram = gram + BLUR * torch.eye(self.tasks)
         self._load()
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(int(self.seed) * 2**31 + int(self.steps))
-            weights = _call(self.method, self._weighting[0], gram / torch.outer(norms, norms))
+            weights = _call(self.method, self._weighting[0], gram)
         weights = weights.double() / norms
         if self.method == "IMTLG":  # its weights sum to 1; dividing by the norms has undone that
             weights = weights / weights.sum()

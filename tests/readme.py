@@ -10,7 +10,7 @@ from tests.fields import fields
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 
-MAPPED = ("job", "deploy", "docker", "tests", "tests/bench")
+MAPPED = ("job", "deploy", "docker", "tests", "tests/bench", "tests/toy")
 OTHERS = {
     "failing.json": "The trainer that failed, as a spec.",
     "nasdaq.LICENSE.md": "The licence of the bars.",

@@ -410,10 +410,10 @@ needs_torchjd = pytest.mark.skipif(find_spec("torchjd") is None, reason="torchjd
 
 
 @needs_torchjd
-@pytest.mark.parametrize("cosine", [-0.9, 0.0, 0.6])
+@pytest.mark.parametrize("cosine", [-1.0, -0.9, 0.0, 0.6])
 @pytest.mark.parametrize("norm", [1e-3, 2.0, 1e4])
 def test_imtlg_of_two_tasks(norm: float, cosine: float) -> None:
-    """α_i = (1/|g_i|) / Σ (1/|g_j|), at any ratio between the norms."""
+    """α_i = (1/|g_i|) / Σ (1/|g_j|), at any ratio between the norms, opposite gradients too."""
     inverse = torch.tensor([1 / norm, 1.0])
     found = two("IMTLG", pair(norm, cosine))
     torch.testing.assert_close(found, inverse / inverse.sum(), rtol=1e-3, atol=0)
