@@ -41,7 +41,8 @@ def _untrained(case: Case) -> Iterator[Finding]:
         yield Finding(
             "blocked_path",
             None,
-            f"the optimizer does not move {_named(case.first.untrained)}",
+            f"the optimizer does not move {_named(case.first.untrained)} in "
+            f"{len(case.first.steps)} steps",
             "hand them to the optimizer and let them have gradients: no edit of a spec does that",
         )
 

@@ -67,7 +67,7 @@ def too_few_steps(case: Case) -> Iterator[Finding]:
         if tried is None:
             return
         learned = [n for n in stuck if tried.skill(n) > 0 and gain(now, tried, n) >= GAIN]
-        if len(learned) < len(stuck):
+        if 2 * len(learned) < len(stuck):
             continue
         evidence = (
             f"the run is over after {now.planned} steps, {now.batches} an epoch, and nothing has "

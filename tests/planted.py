@@ -152,17 +152,26 @@ def starved(problem: Problem) -> None:
     problem.spec["model"] = problem.spec["model"] | {"hidden": 6}
 
 
+def at_odds(problem: Problem) -> None:
+    """Healthy: two tasks whose targets are the sum and the difference of two features."""
+    x = np.random.default_rng(3).uniform(-1, 1, problem.arrays["features"].shape)
+    problem.arrays["features"] = x
+    problem.arrays["level"] = (x[:, :, 0] + x[:, :, 1])[:, :, None]
+    problem.arrays["path"] = (x[:, :, 0] - x[:, :, 1])[:, :, None]
+    step = {"level": "step", "loss": {"kind": "mse"}, "transform": STANDARD}
+    problem.spec |= {
+        "tasks": [{"name": "level", **step}, {"name": "path", **step}],
+        "model": problem.spec["model"] | {"dropout": {"input": 0.0, "heads": 0.0}},
+        "balance": {"kind": "fixed"},
+        "optimizer": {"lr": 2e-2},
+        "train": problem.spec["train"] | {"epochs": 30},
+    }
+
+
 def opposed(problem: Problem) -> None:
     """Conflict: two tasks that ask opposite things of the one feature that the trunk has."""
-    x = np.random.default_rng(3).normal(size=problem.arrays["features"].shape)
-    problem.arrays["features"] = x
-    problem.arrays["level"] = (3 * x[:, :, 0] + x[:, :, 1])[:, :, None]
-    problem.arrays["path"] = (3 * x[:, :, 0] - x[:, :, 1])[:, :, None]
-    step = {"level": "step", "loss": {"kind": "mse"}, "transform": STANDARD}
-    problem.spec["tasks"] = [{"name": "level", **step}, {"name": "path", **step}]
-    model = {"hidden": 1, "bidirectional": False}
-    problem.spec["model"] = problem.spec["model"] | model
-    problem.spec["balance"] = {"kind": "fixed"}
+    at_odds(problem)
+    problem.spec["model"] = problem.spec["model"] | {"hidden": 1, "bidirectional": False}
 
 
 def detached(problem: Problem) -> None:
@@ -189,6 +198,19 @@ def frozen(problem: Problem) -> None:
         training = Training(spec, data)
         groups = training.optimizer.param_groups
         groups[:] = [group for group in groups if group["room"] != "trunk"]
+        return training
+
+    problem.build = build
+
+
+def forgotten(problem: Problem) -> None:
+    """Blocked path: log variances that the optimizer was not given."""
+    problem.spec["balance"] = {"kind": "uncertainty"}
+
+    def build(spec: JobSpec, data: Dataset) -> Training:
+        training = Training(spec, data)
+        groups = training.optimizer.param_groups
+        groups[:] = [group for group in groups if group["room"] != "balancer"]
         return training
 
     problem.build = build
@@ -274,6 +296,7 @@ FAULTS: dict[str, tuple[Callable[[Problem], None], str, str | None]] = {
     "opposed": (opposed, "conflict", None),
     "detached": (detached, "blocked_path", "level"),
     "frozen": (frozen, "blocked_path", None),
+    "forgotten": (forgotten, "blocked_path", None),
     "died": (died, "blocked_path", "level"),
     "constant": (constant, "targets", "level"),
     "out_of_range": (out_of_range, "targets", "level"),
@@ -288,11 +311,15 @@ FAULTS: dict[str, tuple[Callable[[Problem], None], str, str | None]] = {
 """By name: what plants it, the mechanism to be found, and of which task (None: any)."""
 
 
-def planted(domain: str, fault: str | None, seed: int = 0) -> Problem:
-    """A problem with a fault; without one, the healthy twin."""
+HEALTHY = {"healthy": lambda problem: None, "at_odds": at_odds}
+"""Problems in which nothing is to be found."""
+
+
+def planted(domain: str, name: str, seed: int = 0) -> Problem:
+    """A problem of a domain with one of FAULTS, or one of HEALTHY."""
     problem = copy.deepcopy(DOMAINS[domain](seed))
-    if fault is not None:
-        FAULTS[fault][0](problem)
+    plant: Callable[[Problem], None] = HEALTHY[name] if name in HEALTHY else FAULTS[name][0]
+    plant(problem)
     return problem
 
 

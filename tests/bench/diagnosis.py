@@ -1,0 +1,68 @@
+"""What the diagnosis finds of what was planted: a confusion table over domains and seeds.
+
+python -m tests.bench.diagnosis --seeds 8 --workers 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from typing import get_args
+
+import torch
+
+from job.data import load
+from job.diagnose import diagnose
+from job.finding import Mechanism
+from job.read_spec import read_spec
+from tests.command import ROOT
+from tests.planted import DOMAINS, FAULTS, HEALTHY, planted
+
+SHIPPED = {"spec.json": "healthy", "docker/failing.json": "failing"}
+MECHANISMS = get_args(Mechanism)
+
+
+def main() -> None:
+    """Print the table: rows what was planted, columns what was found, in how many of the runs."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--seeds", type=int, default=8)
+    options.add_argument("--workers", type=int, default=1)
+    asked = options.parse_args()
+    problems = [(d, name) for d in DOMAINS for name in (*HEALTHY, *FAULTS)]
+    problems += [("bars", name) for name in SHIPPED]
+    jobs = [(*problem, seed) for problem in problems for seed in range(asked.seeds)]
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(asked.workers, spawn, torch.set_num_threads, (1,)) as pool:
+        results = list(pool.map(_found, *zip(*jobs, strict=True)))
+    print("| domain | planted | right | " + " | ".join(m.replace("_", " ") for m in MECHANISMS))
+    print("|---|---|---|" + "---|" * len(MECHANISMS))
+    for domain, name in problems:
+        rows = [r for (d, n, _), r in zip(jobs, results, strict=True) if (d, n) == (domain, name)]
+        counts = Counter(mechanism for row in rows for mechanism in row)
+        right = sum(_is_right(name, row) for row in rows)
+        cells = " | ".join(str(counts[m]) if counts[m] else "" for m in MECHANISMS)
+        print(f"| {domain} | {name.replace('_', ' ')} | {right}/{len(rows)} | {cells} |")
+
+
+def _found(domain: str, name: str, seed: int) -> set[str]:
+    if domain == "bars":
+        path = ROOT / name
+        spec = read_spec(path).model_copy(update={"seed": seed})
+        found = diagnose(spec, load(spec, path.parent)).findings
+    else:
+        found = planted(domain, name, seed).diagnose(seed).findings
+    return {finding.mechanism for finding in found}
+
+
+def _is_right(name: str, found: set[str]) -> bool:
+    if name in HEALTHY or name == "spec.json":
+        return not found
+    if name in FAULTS:
+        return FAULTS[name][1] in found
+    return found >= {"travel_budget", "saturated_loss", "starved"}
+
+
+if __name__ == "__main__":
+    main()
