@@ -16,7 +16,7 @@ from tests.command import ROOT, environment
 LAYERS = {
     "spec": "version run_id torchrun faults strict_json spec spec_types spec_faults spec_diff "
     "read_spec",
-    "events": "events event_schema journal show",
+    "events": "events event_schema journal show glyphs progress task_table frame live",
     "store": "store store_directory store_s3 s3_errors",
     "records": "document head lease snapshot records stored checkpoint heart history rebuild claim "
     "grace heartbeat last_word",
@@ -40,7 +40,8 @@ DEPLOY = {
 """The same for `deploy`."""
 READS = (
     *("version", "run_id", "faults", "strict_json", "spec", "spec_diff", "read_spec"),
-    *("events", "journal", "show", "store", "document", "head", "history", "stored"),
+    *("events", "journal", "show", "frame", "live"),
+    *("store", "document", "head", "history", "stored"),
 )
 """What of `job` it may import: the spec, and what reads a run's records."""
 MODULES = {path.stem for path in (ROOT / "job").glob("*.py")} - {"__init__"}
