@@ -43,10 +43,11 @@ class Beside(NamedTuple):
 def frame(run: Progress, room: Room, beside: Beside) -> list[Text]:
     """The screen's lines, none wider than the room and, where it is limited, no more than fit."""
     room = room._replace(width=max(NARROWEST, room.width))
-    top, below = list(_head(run, room)), [*_gates(run, room), *_state(run, room, beside)]
+    top, below = list(_head(run, room)), list(_state(run, room, beside))
     if room.height is None:
         alarms = list(_alarms(run, room, len(run.alarms)))
         return [*top, *table(run, room, len(run.tasks)), *alarms, *below]
+    below = below[: max(1, room.height // 3)]
     left = room.height - len(top) - len(below) - 1  # the table's head
     alarms = list(_alarms(run, room, min(ALARM_ROWS, max(0, left - 3))))
     return [*top, *table(run, room, left - len(alarms)), *alarms, *below][: room.height]
@@ -85,30 +86,32 @@ def _progress(run: Progress, room: Room) -> Text:
 def _alarms(run: Progress, room: Room, rows: int) -> Iterator[Text]:
     shown = list(run.alarms)[len(run.alarms) - min(rows, len(run.alarms)) :]
     for alarm in shown:
-        text = f"! step {alarm['step']}, {alarm['kind']}: {alarm['message']}"
-        yield Text(room.cut(" ".join(text.split())), "yellow")
-
-
-def _gates(run: Progress, room: Room) -> Iterator[Text]:
-    """Those that have been read, until the verdict tells them all."""
-    for gate in run.gates.values() if not run.finished else ():
-        verdict, style = ("passed", "green") if gate["passed"] else ("failed", "red")
-        yield Text(room.cut(f"gate {verdict}: {gate['gate']}"), style)
+        text = " ".join(f"! step {alarm['step']}, {alarm['kind']}: {alarm['message']}".split())
+        yield Text(text if room.height is None else room.cut(text), "yellow")
 
 
 def _state(run: Progress, room: Room, beside: Beside) -> Iterator[Text]:
-    """Speed, checkpoint, store, pod: as many lines as they take."""
-    if run.started is not None:
-        earlier = run.alarm_count - ALARM_ROWS
-        more = [f"{run.alarm_count} alarms"] if earlier > 0 else []
-        yield from _filled([*_speed(run), _checkpoint(run), *more], room)
+    """What matters first: an absent store, speed, checkpoint, pod, gates, store."""
     if beside.offline is not None:
-        text = f"store {beside.store}: out of reach for {beside.offline:.0f} s, events wait here"
+        text = f"store out of reach for {beside.offline:.0f} s, events wait here: {beside.store}"
         yield Text(room.cut(text), "red")
-    elif beside.store:
-        yield Text(room.cut(f"store {beside.store}"))
+    if run.started is not None:
+        more = [f"{run.alarm_count} alarms"] if run.alarm_count > ALARM_ROWS else []
+        yield from _filled([*_speed(run), _checkpoint(run), *more], room)
     if beside.rent is not None:
         yield from _filled(_money(beside.rent, beside.now), room)
+    if run.gates and not run.finished:  # the verdict tells them all
+        yield _gates(run, room)
+    if beside.store and beside.offline is None:
+        yield Text(room.cut(f"store {beside.store}"))
+
+
+def _gates(run: Progress, room: Room) -> Text:
+    """Those that have been read."""
+    failed = [name for name, gate in run.gates.items() if not gate["passed"]]
+    text = f"gates: {len(run.gates) - len(failed)} passed"
+    text += f", {len(failed)} failed: {'; '.join(failed)}" if failed else ""
+    return Text(room.cut(text), "red" if failed else "green")
 
 
 def _speed(run: Progress) -> Iterator[str]:
