@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, TextIO, cast
+from typing import Any, TextIO
 
 from rich.console import Console, Group
 from rich.control import Control
 from rich.live_render import LiveRender
+from rich.segment import ControlType
 from rich.text import Text
 
 from job.frame import Beside, Rent, frame
@@ -30,6 +31,7 @@ PAUSE = 0.25
 """Seconds between two paintings, at least."""
 SHARE = 0.005
 """Of the time that may go into painting: one that took long is followed by a longer pause."""
+ERASE_LINE = (ControlType.ERASE_IN_LINE, 2)
 STREAMS = ("stdout", "stderr")
 
 
@@ -61,7 +63,8 @@ class Live:
         self._due = 0.0
         self._width = 0
         """At the last painting."""
-        self._streams: dict[str, TextIO] = {}
+        self._above: dict[str, _Above] = {}
+        """In place of what stream."""
         self._resized: Any = None
         """The handler that was there before."""
 
@@ -88,7 +91,7 @@ class Live:
         try:
             if not self._painting:
                 begun = time.monotonic()
-                self._repaint(self.console.size.height)
+                self._repaint(self.console.size.height - 1)
                 took = time.monotonic() - begun
                 self._due = begun + max(PAUSE, took / SHARE)
         finally:
@@ -109,8 +112,6 @@ class Live:
                 self._repaint(None)
                 self._open = False
                 self._put_back()
-                with suppress(OSError):
-                    self.console.line()
 
     # --- painting -----------------------------------------------------------------------------
 
@@ -129,7 +130,8 @@ class Live:
                 self._go_back()
                 for text in above:
                     self.console.print(text, soft_wrap=True)
-                self.console.print(self._below, end="")
+                self.console.print(self._below)
+                self.console.line()  # where a ^C is shown, and goes
         except OSError:  # the terminal is gone; the run goes on
             self.console.quiet = True
         finally:
@@ -147,7 +149,8 @@ class Live:
             self.console.print("\n" * self.console.size.height, end="")
             self.console.control(Control.home())
         else:
-            self.console.control(self._below.position_cursor())
+            self.console.control(Control(ControlType.CARRIAGE_RETURN, ERASE_LINE))
+            self.console.control(self._below.restore_cursor())
 
     # --- the terminal -------------------------------------------------------------------------
 
@@ -159,18 +162,19 @@ class Live:
             for name in STREAMS:
                 stream = getattr(sys, name)
                 if not isinstance(stream, _Above) and stream.isatty():
-                    self._streams[name] = stream
-                    setattr(sys, name, _Above(self, stream))
+                    self._above[name] = _Above(self, stream)
+                    setattr(sys, name, self._above[name])
             with suppress(ValueError):  # not in the main thread
                 self._resized = signal.signal(signal.SIGWINCH, lambda *_: self.paint())
             self._open = True
         self.paint()
 
     def _put_back(self) -> None:
-        for name, stream in self._streams.items():
-            cast("_Above", getattr(sys, name)).finish()
-            setattr(sys, name, stream)
-        self._streams.clear()
+        for name, above in self._above.items():
+            if getattr(sys, name) is above:
+                setattr(sys, name, above.rich_proxied_file)
+            above.finish()
+        self._above.clear()
         with suppress(ValueError):
             signal.signal(signal.SIGWINCH, self._resized or signal.SIG_DFL)
 
