@@ -53,7 +53,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@echo "installing into .venv, which takes a few minutes the first time"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/pip install --quiet torch==2.13.0
-	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[torchjd,deploy,dev]'
+	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[torchjd,deploy,export,dev]'
 	@touch $@
 
 .PHONY: help install smoke test test-all test-container image bench schema clean

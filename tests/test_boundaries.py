@@ -20,6 +20,7 @@ LAYERS = {
     "store": "store store_directory store_s3 s3_errors",
     "records": "document head lease snapshot records stored checkpoint heart history rebuild claim "
     "grace heartbeat last_word",
+    "numbers for others": "metrics event_file tidy export",
     "data": "data_file cells sheet bars series arrays target data",
     "network": "ranks tasks model baseline gradients precision balance balance_torchjd device",
     "step": "step optimizer ledger gates evaluate position alarms",
@@ -173,7 +174,7 @@ for module in {modules}:
 def test_reading_loads_no_torch(tmp_path: Path) -> None:
     """Specs, events, stores and histories can be read where torch is not even installed."""
     modules = [*LAYERS["spec"].split(), *LAYERS["events"].split(), "store", "history"]
-    modules += ["heartbeat", "last_word", "supervisor"]
+    modules += ["heartbeat", "last_word", "supervisor", "metrics", "export"]
     code = f"""
 import importlib, sys
 for module in {modules}:
