@@ -91,7 +91,7 @@ class Live:
         try:
             if not self._painting:
                 begun = time.monotonic()
-                self._repaint(self.console.size.height - 1)
+                self._repaint(max(1, self.console.size.height - 1))
                 took = time.monotonic() - begun
                 self._due = begun + max(PAUSE, took / SHARE)
         finally:

@@ -107,8 +107,9 @@ class Terminal(Emulator):
     """A process on a pseudo-terminal; use it as a context."""
 
     def __init__(
-        self, folder: Path, *command: str, columns: int = 100, rows: int = 40, **settings: str
+        self, folder: Path, *command: str, size: tuple[int, int] = (100, 40), **settings: str
     ) -> None:
+        columns, rows = size
         super().__init__(columns, rows)
         self._ours, its = pty.openpty()
         self._set_size(columns, rows)

@@ -22,6 +22,7 @@ from job.live import Live
 from job.progress import POINTS, Progress
 from tests.command import JOB, ROOT
 from tests.recorded import EPOCHS, STEPS, Recorded
+from tests.renting import IMAGE, Renting
 from tests.small import write
 from tests.terminal import Painted, Terminal
 
@@ -121,6 +122,16 @@ class TestFrame:
         assert any(line.startswith(f"! {tasks[-1][:4]}") for line in lines)
         if not unicode and tasks[1:2] != ("温度",):
             assert "".join(lines).isascii()
+
+    @pytest.mark.parametrize("height", range(1, 8))
+    def test_a_terminal_of_a_few_lines(self, height: int) -> None:
+        """How far the run is comes first, then the tasks; nothing is drawn below the edge."""
+        run = half(*FOUR)
+        run.alarm("type")
+        lines = shown(run, 80, height, store="runs")
+        assert 1 <= len(lines) <= height
+        assert lines[0].startswith("jade run r1")
+        assert height < 6 or row(lines, "type")
 
     @pytest.mark.parametrize(
         ("width", "titles"),
@@ -414,7 +425,7 @@ class TestProcess:
         """Resized under way, then interrupted: 75, one screen, what the run said, a cursor."""
         write(tmp_path, {"train.epochs": 100_000})
         command = (*JOB, "run", "spec.json", "--run-id", "one")
-        with Terminal(tmp_path, *command, columns=80, rows=24) as terminal:
+        with Terminal(tmp_path, *command, size=(80, 24)) as terminal:
             terminal.until(lambda: "by epoch" in terminal.everything)
             terminal.resize(60, 20)
             terminal.until(lambda: "0% · " in "".join(terminal.visible[1:2]))
@@ -446,6 +457,25 @@ class TestProcess:
             assert terminal.wait() == 106
         assert b"\x1b" not in terminal.raw
         assert "by task: training loss in original units" in terminal.everything
+
+    @pytest.mark.slow
+    @pytest.mark.trains
+    def test_submit(self, user: Renting) -> None:
+        """`submit` follows its run on the same screen, with what the pod costs and its deadline."""
+        names = ("RUNPOD_API_URL", "RUNPOD_API_KEY", "EVENGRAD_STORE", "EVENGRAD_STATE")
+        given = {name: user.environment[name] for name in names}
+        options = ("--image", IMAGE, "--env-file", str(user.variables), "--yes")
+        submit = (sys.executable, "-m", "deploy.submit", str(user.spec), *options)
+        with Terminal(user.folder, *submit, size=(120, 60), **given) as terminal:
+            assert terminal.wait(180) == 0
+        text = terminal.everything
+        assert re.search(
+            r"\npod \$0\.\d+/h · spent \$0\.0\d · until \d\d:\d\d:\d\d UTC, in 0:", text
+        )
+        assert text.count("\nsmall run ") == 1
+        assert text.index("candidates, in order") < text.index("\nsmall run ")
+        assert "succeeded · exit 0" in text
+        assert terminal.shows_cursor
 
 
 def test_progress_needs_no_clock_and_no_terminal() -> None:
