@@ -6,7 +6,6 @@ import io
 import re
 import tempfile
 from datetime import UTC, datetime
-from pathlib import Path
 
 from rich.console import Console
 
@@ -49,7 +48,7 @@ def main() -> None:
         assert ended.returncode == 0, ended.stderr
         PICTURE.parent.mkdir(exist_ok=True)
         PICTURE.write_text(picture(folder, "smoke/picture"), "utf-8")
-    print(f"{PICTURE.relative_to(Path.cwd())}: {PICTURE.stat().st_size / 1e3:.0f} kB")
+    print(f"{PICTURE.relative_to(ROOT)}: {PICTURE.stat().st_size / 1e3:.0f} kB")
 
 
 if __name__ == "__main__":

@@ -356,7 +356,10 @@ class TestLive:
 
     @pytest.mark.parametrize("size", [(50, 24), (160, 24), (80, 12), (30, 9), (80, 60)])
     def test_a_resized_terminal(self, play: Play, size: tuple[int, int]) -> None:
-        """SIGWINCH paints anew at once; one whole screen is visible, and fits."""
+        """SIGWINCH paints anew at once; one whole screen is visible, and fits.
+
+        Narrower, it may have broken its lines anew: what was there goes into the scrollback.
+        """
         terminal = Painted(80, 24)
         live = play(terminal, half(*FOUR).lines)
         live._due = math.inf
@@ -367,6 +370,7 @@ class TestLive:
         assert visible[0].startswith("jade run r1")
         assert visible[1].startswith("epoch 6 of 10")
         assert len(visible) <= size[1]
+        assert terminal.everything.count("jade run r1") == (2 if size[0] < 80 else 1)
 
     def test_without_colour(self, play: Play) -> None:
         """NO_COLOR: no colour codes at all; without it there are some."""

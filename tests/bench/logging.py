@@ -101,7 +101,9 @@ def blocks(
 def terminal() -> Iterator[IO[str]]:
     """A pseudo-terminal that somebody reads."""
     ours, its = pty.openpty()
-    reader = subprocess.Popen(["cat"], stdin=ours, stdout=subprocess.DEVNULL)
+    reader = subprocess.Popen(
+        ["cat"], stdin=ours, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     os.close(ours)
     try:
         with os.fdopen(its, "w") as file:
