@@ -36,6 +36,9 @@ image: install ## an image with a spec: make image SPEC=spec.json TARGET=cuda TA
 bench: install ## what the gradient ledger costs, beside its peers
 	$(BIN)/python -m tests.bench.ledger
 
+pictures: install ## draw the pictures in README anew
+	$(BIN)/python -m tests.pictures_live
+
 schema: install ## rewrite docker/spec.schema.json and what README.md takes from the code
 	$(BIN)/python -m job schema > docker/spec.schema.json
 	$(BIN)/python -m tests.readme
@@ -53,7 +56,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@echo "installing into .venv, which takes a few minutes the first time"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/pip install --quiet torch==2.13.0
-	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[torchjd,deploy,dev]'
+	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[torchjd,deploy,export,dev]'
 	@touch $@
 
-.PHONY: help install smoke test test-all test-container image bench schema clean
+.PHONY: help install smoke test test-all test-container image bench pictures schema clean

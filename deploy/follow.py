@@ -8,7 +8,7 @@ run is.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from threading import Event
 from typing import NamedTuple
@@ -50,7 +50,10 @@ class Ended(NamedTuple):
 
 
 class Follower:
-    """One run from its first sign of life to its end."""
+    """One run from its first sign of life to its end.
+
+    show: is given what events have come, every few seconds, also where there are none.
+    """
 
     def __init__(
         self,
@@ -60,7 +63,7 @@ class Follower:
         keeper: Keeper,
         life: Life,
         renter: Renter,
-        show: Callable[[Line], None],
+        show: Callable[[Iterable[Line]], None],
         say: Say,
         interrupted: Event,
     ) -> None:
@@ -121,8 +124,7 @@ class Follower:
 
     def _tell(self, final: bool = False) -> None:
         try:
-            for event in self.tail.new(final):
-                self.show(event)
+            self.show(self.tail.new(final))
         except (StoreError, Damaged) as fault:
             self.say(f"events cannot be read now: {fault}")
 

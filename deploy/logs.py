@@ -20,6 +20,7 @@ from deploy.ends import (
     GATES_FAILED,
     INVALID,
     NO_ACCESS,
+    NOT_FINISHED,
     NOT_FOUND,
     OK,
     Stop,
@@ -27,6 +28,7 @@ from deploy.ends import (
 
 if TYPE_CHECKING:
     from deploy.book import Found
+    from deploy.state import State
     from job.journal import Line
     from job.store import Store
 
@@ -67,7 +69,8 @@ def logs(
     _check_task(where, found.run, task)
     if system:
         _system(found, where, client(api_key_file), follow, as_json)
-    shown = Shown(as_json, steps=task is not None or "step" in chosen.kinds)
+    whole = follow and not event and task is None and since is None and tail is None
+    shown = Shown(as_json, steps=task is not None or "step" in chosen.kinds, whole=whole)
     try:
         try:
             code = _print(found, where, chosen, shown, follow)
@@ -108,12 +111,16 @@ class Chosen:
 
 
 class Shown:
-    """Prints events: as lines of JSON, or as the job does."""
+    """Shows events: as lines of JSON, of text, or on one screen.
 
-    def __init__(self, as_json: bool, steps: bool) -> None:
+    steps: a line for every step, too. whole: all events will come, so that a screen can show them.
+    """
+
+    def __init__(self, as_json: bool, steps: bool, whole: bool) -> None:
+        from job.live import shown
         from job.show import Readable
 
-        self.readable = None if as_json else Readable(bar=False, steps=steps)
+        self.readable = None if as_json else shown() if whole else Readable(steps=steps)
 
     def __call__(self, event: Line) -> None:
         """Print one."""
@@ -124,8 +131,21 @@ class Shown:
 
     def introduce(self, started: Line | None) -> None:
         """Tell the readable form whose events follow, where its first event is not among them."""
-        if self.readable is not None and started is not None:
+        from job.show import Readable
+
+        if isinstance(self.readable, Readable) and started is not None:
             self.readable.introduce(started)
+
+    def tick(self, store: Store, state: State) -> None:
+        """Show what is known beside the events."""
+        from job.frame import Rent
+        from job.live import Live
+
+        if isinstance(self.readable, Live):
+            rent = Rent(state.cost_per_hour, state.spent_usd, state.deadline)
+            self.readable.store = store.url
+            self.readable.rent = lambda: rent if state.pod_id else None
+            self.readable.tick()
 
     def close(self) -> None:
         """Harmless twice."""
@@ -152,12 +172,14 @@ def _print(found: Found, store: Store, chosen: Chosen, shown: Shown, follow: boo
         _tell_waiting(found)
     while interrupted is not None and not interrupted.is_set():
         try:
-            code = _code(found)
-            for event in tail.new(final=code is not None):
+            state = _state(found)
+            ended = state.exit_code != NOT_FINISHED
+            for event in tail.new(final=ended):
                 for narrowed in chosen.of([event]):
                     shown(narrowed)
-            if code is not None:
-                return code
+            if ended:
+                return state.exit_code
+            shown.tick(store, state)
         except (Unavailable, Damaged) as fault:
             say(f"events cannot be read now: {fault}")
         interrupted.wait(LAG)
@@ -183,21 +205,16 @@ def _stored(store: Store, run: str, chosen: Chosen) -> tuple[list[Line], int]:
 
 def _tell_waiting(found: Found) -> None:
     """Say so where nothing is likely to come."""
-    from deploy.ends import NOT_FINISHED
-    from deploy.state import read_state
-
-    state = read_state(found, datetime.now(UTC), None)
+    state = _state(found)
     if not state.is_fresh and state.exit_code == NOT_FINISHED:
         say(f"{found.run}: {state.state}, without a heartbeat of late; waiting for it to go on")
 
 
-def _code(found: Found) -> int | None:
-    """The exit code of a run that has ended, with a result or without; None for any other."""
-    from deploy.ends import NOT_FINISHED
+def _state(found: Found) -> State:
+    """What the store tells of the run; RunPod is not asked."""
     from deploy.state import read_state
 
-    code = read_state(found, datetime.now(UTC), None).exit_code
-    return None if code == NOT_FINISHED else code
+    return read_state(found, datetime.now(UTC), None)
 
 
 def _last(store: Store, run: str, chosen: Chosen) -> tuple[list[Line], int]:

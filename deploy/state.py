@@ -42,6 +42,8 @@ class State(BaseModel):
     pod_id: str | None = None
     cost_per_hour: float | None = None
     spent_usd: float | None = None
+    deadline: datetime | None = None
+    """When its pods end themselves at the latest."""
     age_seconds: float | None = None
     """Since its first pod was asked for."""
     heartbeat_seconds: float | None = None
@@ -165,6 +167,7 @@ def _money(
         "pod_id": last.pod,
         "cost_per_hour": last.cost,
         "spent_usd": round(book.spent(until), 4),
+        "deadline": book.deadline,
         "age_seconds": (now - min(a.intended for a in book.attempts)).total_seconds(),
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,12 +28,14 @@ from deploy.ends import (
 )
 
 if TYPE_CHECKING:  # what takes long to import is imported once the arguments are known to be right
-    from deploy.book import Book
+    from deploy.book import Book, Keeper
     from deploy.follow import Ended
     from deploy.plan import Plan
     from deploy.plan_shown import Facts
     from deploy.prepare import Prepared
     from job.journal import Line
+    from job.live import Live
+    from job.show import Readable
 
 
 def submit(
@@ -188,27 +190,44 @@ def _run(prepared: Prepared, detach: bool, as_json: bool) -> tuple[Ended, Book]:
         if detach:
             ended = Ended(OK, "detached")
         else:
-            show, close = _shower(as_json)
+            sink = _sink(keeper, as_json)
+
+            def show(events: Iterable[Line]) -> None:
+                for event in events:
+                    sink(event, "")
+                sink.tick()
+
             follower = Follower(
                 api, spec, plan, keeper, life, renter, show, say, interrupted
             )  # fmt: skip
             try:
                 ended = follower.follow(attempt)
             finally:
-                close()
+                sink.close()
         if ended.state == "detached":
             _tell_detached(keeper.book)
         return ended, keeper.book
 
 
-def _shower(as_json: bool) -> tuple[Callable[[Line], None], Callable[[], None]]:
-    """Shows events as the job does; on stderr where stdout is for JSON."""
+def _sink(keeper: Keeper, as_json: bool) -> Live | Readable:
+    """Shows events as the job does; as lines on stderr where stdout is for JSON."""
     from rich.console import Console
 
+    from job.frame import Rent
+    from job.live import Live, shown
     from job.show import Readable
 
-    readable = Readable(Console(stderr=True, highlight=False) if as_json else None)
-    return lambda event: readable(event, ""), readable.close
+    if as_json:
+        return Readable(Console(stderr=True, highlight=False))
+    sink = shown()
+    if isinstance(sink, Live):
+        sink.store = keeper.book.store
+        sink.rent = lambda: Rent(
+            keeper.book.attempts[-1].cost,
+            keeper.book.spent(datetime.now(UTC)),
+            keeper.book.deadline,
+        )
+    return sink
 
 
 def _tell_detached(book: Book) -> None:

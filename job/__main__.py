@@ -97,20 +97,23 @@ def run(
 
     from job.data import load
     from job.journal import Sampled, print_line
+    from job.live import Live, shown
     from job.pod import own_pod
     from job.ranks import ALONE
-    from job.run import run as train
-    from job.show import Readable
+    from job.run import Run
     from job.train import Training
 
-    readable = Readable() if pretty or (sys.stdout.isatty() and not as_json) else None
+    readable = shown() if pretty or (sys.stdout.isatty() and not as_json) else None
     lines = Sampled() if own_pod(os.environ) else print_line
     ranks, data = ranks or ALONE, load(job, spec.resolve().parent)
     ranks.broadcast(data)
     training = Training(job, data, ranks)
     try:
         claimed = claim(where, job, key, take_over=take_over, must_exist=resume is not None)
-        raise typer.Exit(train(training, claimed, name, [readable or lines], grace))
+        attempt = Run(training, claimed, name, [readable or lines], grace)
+        if isinstance(readable, Live):
+            readable.store, readable.offline = where.url, attempt.records.offline
+        raise typer.Exit(attempt.execute())
     except Finished as finished:
         typer.echo(f"run {name} has finished; its exit code was {finished.code}", err=True)
         raise typer.Exit(finished.code) from None

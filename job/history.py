@@ -31,6 +31,26 @@ def read_history(store: Store, run: str, superseded: bool = False) -> list[Line]
     return [e for e in events if e["seq"] not in gone or e["event"] not in OF_TRAINING]
 
 
+def stream_history(store: Store, run: str) -> Iterator[tuple[Line, bool]]:
+    """Every event, and whether it counts, as in `read_history`; one segment is held at a time.
+
+    The store is read twice: what supersedes an event comes after it. Raises as `read_history`.
+    """
+    gone = list(_superseded(store, run))
+    for event in read_events(store, run):
+        taken_back = event["event"] in OF_TRAINING and any(event["seq"] in seqs for seqs in gone)
+        yield event, not taken_back
+
+
+def _superseded(store: Store, run: str) -> Iterator[range]:
+    """Numbers of the events that a resume has taken back; only the lines that say so are parsed."""
+    head = HeadDocument(store, run, fenced=False).read()
+    for segment in _counting(store, run, head.fences if head else {}):
+        for line in store.get(segment.key).data.splitlines():
+            if b'"superseded"' in line and (event := json.loads(line))["event"] == "superseded":
+                yield range(event["from_seq"], event["to_seq"] + 1)
+
+
 def read_events(store: Store, run: str) -> Iterator[Line]:
     """Every event that counts, in the order of `seq`; raises as `read_history`."""
     head = HeadDocument(store, run, fenced=False).read()

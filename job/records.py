@@ -103,6 +103,11 @@ class Records:
             except Unavailable as down:
                 self._bear(down)
 
+    def offline(self) -> float | None:
+        """Seconds for which the store has been out of reach; None where it is not."""
+        since = self.down_since
+        return None if since is None else time.monotonic() - since
+
     def keep(self) -> None:
         """Write what has not been stored to the spool, where it survives this process."""
         with self._keeping:  # one at a time, so that the spool never has a gap

@@ -52,20 +52,12 @@ class End(NamedTuple):
     not: started again, the run goes on."""
 
 
-def run(
-    training: Training, claimed: Claim, run_id: str, sinks: Sequence[Sink], grace: float = 5.0
-) -> int:
-    """Train as the run that was claimed; returns the exit code.
+class Run:
+    """One attempt at the run that was claimed.
 
     An unfinished run goes on from its newest intact checkpoint. `grace`: seconds that a signal
-    leaves for a last checkpoint. Raises Fenced where another process has taken the run over, and
-    StoreError.
+    leaves for a last checkpoint.
     """
-    return Run(training, claimed, run_id, sinks, grace).execute()
-
-
-class Run:
-    """One attempt at a run."""
 
     def __init__(
         self,
@@ -97,7 +89,10 @@ class Run:
         """Of the newest snapshot."""
 
     def execute(self) -> int:
-        """Restore and train; turn every way to end into a recorded end and an exit code."""
+        """Restore and train; turn every way to end into a recorded end and an exit code.
+
+        Raises Fenced where another process has taken the run over, and StoreError.
+        """
         with self.grace.heeded(), beating(path_of(os.environ), self._sign):
             try:
                 self._begin()

@@ -1,10 +1,9 @@
-"""The same events for a person's eyes: a bar, a line after each epoch, the verdict."""
+"""The same events for a person's eyes, as plain text: a line after each epoch, the verdict."""
 
 from __future__ import annotations
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from job.journal import Line, discard_stdout
@@ -30,21 +29,15 @@ class Screen(Console):
 
 
 class Readable:
-    """Sink that shows events on a terminal; on anything else the bar is left out.
+    """Sink that prints events as lines of text. steps: one for every step, too."""
 
-    bar: show one on a terminal. steps: a line for every step.
-    """
-
-    def __init__(
-        self, console: Console | None = None, bar: bool = True, steps: bool = False
-    ) -> None:
+    def __init__(self, console: Console | None = None, steps: bool = False) -> None:
         self.console = console or Screen()
-        self.with_bar, self.with_steps = bar, steps
+        self.with_steps = steps
         self.last_epoch: Line | None = None
         self.started: Line = {}
         self.columns: dict[str, int] = {}
         """Tasks in an epoch's line, and their columns' widths."""
-        self.bar: Progress | None = None
 
     def __call__(self, event: Line, _: str) -> None:
         """Show one event; one of an unknown kind is shown by its name."""
@@ -59,10 +52,16 @@ class Readable:
         self.started = started
         self._head()
 
+    def conclude(self, started: Line | None, epoch: Line | None, finished: Line) -> None:
+        """Print the summary and the verdict of a run that something else has shown."""
+        self.started, self.last_epoch = started or {}, epoch
+        self._run_finished(finished)
+
+    def tick(self) -> None:
+        """Time has passed: what is printed stands."""
+
     def close(self) -> None:
-        """Give the terminal back; harmless twice."""
-        if self.bar is not None:
-            self.bar.stop()
+        """Nothing was taken that had to be given back."""
 
     def _say(self, text: str) -> None:
         self.console.print(text, soft_wrap=True)
@@ -81,18 +80,6 @@ class Readable:
         if "resumed_from" in e:
             self._say(f"goes on after step {e['resumed_from']} of {e['steps']}")
         self._head()
-        if self.console.is_terminal and self.with_bar and self.bar is None:
-            self.bar = Progress(
-                TextColumn("epoch {task.fields[epoch]}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("steps"),
-                TimeRemainingColumn(),
-                console=self.console,
-                transient=True,
-            )
-            self.bar.add_task("", total=e["steps"], completed=e.get("resumed_from", 0), epoch=1)
-            self.bar.start()
 
     def _head(self) -> None:
         """Lay out the epochs' lines and print what stands above them."""
@@ -110,8 +97,6 @@ class Readable:
         self._say("epoch" + "".join(f"{name:>{width}}" for name, width in self.columns.items()))
 
     def _step(self, e: Line) -> None:
-        if self.bar is not None:
-            self.bar.update(self.bar.task_ids[0], completed=e["step"], epoch=e["epoch"])
         if self.with_steps:
             told = "  ".join(
                 f"{escape(name)} [bold]{_number(t['loss_original'], 3)}[/] "
@@ -146,7 +131,6 @@ class Readable:
         """The verdict's table shows every gate at the end."""
 
     def _run_finished(self, e: Line) -> None:
-        self.close()
         if self.last_epoch is not None:
             self.console.print(self._summary(self.last_epoch))
         if e["gates"]:

@@ -16,10 +16,11 @@ from tests.command import ROOT, environment
 LAYERS = {
     "spec": "version run_id torchrun faults strict_json spec spec_types spec_faults spec_diff "
     "read_spec",
-    "events": "events event_schema journal show",
+    "events": "events event_schema journal show glyphs progress task_table frame live",
     "store": "store store_directory store_s3 s3_errors",
     "records": "document head lease snapshot records stored checkpoint heart history rebuild claim "
     "grace heartbeat last_word",
+    "numbers for others": "metrics event_file tidy export",
     "data": "data_file cells sheet bars series arrays target data",
     "network": "ranks tasks model baseline gradients precision balance balance_torchjd device",
     "step": "step optimizer ledger gates evaluate position alarms",
@@ -42,7 +43,8 @@ DEPLOY = {
 """The same for `deploy`."""
 READS = (
     *("version", "run_id", "faults", "strict_json", "spec", "spec_diff", "read_spec"),
-    *("events", "journal", "show", "store", "document", "head", "history", "stored"),
+    *("events", "journal", "show", "frame", "live"),
+    *("store", "document", "head", "history", "stored"),
 )
 """What of `job` it may import: the spec, and what reads a run's records."""
 MODULES = {path.stem for path in (ROOT / "job").glob("*.py")} - {"__init__"}
@@ -174,7 +176,7 @@ for module in {modules}:
 def test_reading_loads_no_torch(tmp_path: Path) -> None:
     """Specs, events, stores and histories can be read where torch is not even installed."""
     modules = [*LAYERS["spec"].split(), *LAYERS["events"].split(), "store", "history"]
-    modules += ["heartbeat", "last_word", "supervisor"]
+    modules += ["heartbeat", "last_word", "supervisor", "metrics", "export"]
     code = f"""
 import importlib, sys
 for module in {modules}:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -348,12 +349,12 @@ class TestInterrupted:
         assert whole == (0, "")
 
     def test_a_terminal_sees_text(self, terminal: tuple[int, str]) -> None:
-        """No JSON; a bar; a line per epoch; the cursor is back at the end."""
+        """No JSON; a bar that begins where the run goes on, and ends at its end; the verdict."""
         _, text = terminal
         assert '{"ts"' not in text
-        assert "goes on after step " in text
-        assert f"/{LONG * STEPS}" in text
-        assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
+        told = re.findall(rf"(\d+)/{LONG * STEPS} steps", text)
+        assert int(told[0]) >= LONG * STEPS // 5
+        assert int(told[-1]) == LONG * STEPS
         assert "succeeded" in text
 
 

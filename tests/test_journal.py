@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -265,9 +266,7 @@ class TestSchema:
             PUBLISHED.validate(event)
 
 
-def shown(
-    events: Sequence[BaseModel], width: int = 100, terminal: bool = False, close: bool = True
-) -> str:
+def shown(events: Sequence[BaseModel], width: int = 100, terminal: bool = False) -> str:
     """What a person sees."""
     screen = io.StringIO()
     console = Console(
@@ -276,8 +275,6 @@ def shown(
     readable = Readable(console)
     for line in lines_of(events):
         readable(parsed(line), line)
-    if close:
-        readable.close()
     return screen.getvalue()
 
 
@@ -345,16 +342,11 @@ class TestReadable:
         Readable(Console(file=screen))({"event": "moon.rises"}, "")
         assert screen.getvalue() == "moon.rises\n"
 
-    def test_no_bar_without_a_terminal(self) -> None:
-        """Nothing but text and line ends."""
-        assert "\x1b" not in shown([started(["one"]), step(), epoch(["one"]), finished()])
-
-    @pytest.mark.parametrize("end", [[], [finished()]], ids=["cut off", "finished"])
-    def test_gives_the_terminal_back(self, end: list[BaseModel]) -> None:
-        """The cursor that the bar hides is shown again, by `close` or by the run's end."""
-        text = shown([started(["one"]), step(), *end], terminal=True, close=not end)
-        assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
-        assert "0/120" in text
+    def test_is_text_and_nothing_else(self) -> None:
+        """No escape sequence where there is no terminal; on one, none that moves the cursor."""
+        events = [started(["one"]), step(), epoch(["one"]), finished()]
+        assert "\x1b" not in shown(events)
+        assert not re.search(r"\x1b\[[0-9;?]*[^0-9;?m]", shown(events, terminal=True))
 
 
 def test_sampled_lines(capsys: pytest.CaptureFixture[str]) -> None:

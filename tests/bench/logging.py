@@ -5,15 +5,22 @@
 Real training steps on a CPU, each collected by the ledger, fetched every 10 steps (the spec's
 default) and written as JSON lines to a file. Each part has its own clock, in the midst of training,
 with the caches as the step left them. Medians over blocks of 10 steps, per step; the limit is 2 %.
+
+Below, what shows it to a person, each on a pseudo-terminal of its own: the live screen, which is
+painted now and then, and the raw lines; both as shares of the whole time. The limit is 1 %.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import pty
 import statistics
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import IO, NamedTuple
 
 import torch
@@ -22,11 +29,13 @@ from rich.table import Table
 
 from job import spec
 from job.device import settle
-from job.journal import Journal
+from job.journal import Journal, Line
 from job.ledger import Ledger
+from job.live import Live
 from tests.bench.ledger import Evengrad, Problem
+from tests.recorded import STEPS, Recorded
 
-BATCH, LIMIT = 32, 0.02
+BATCH, LIMIT, SHOWN_LIMIT = 32, 0.02, 0.01
 EVERY = spec.Log().every
 
 
@@ -37,6 +46,8 @@ class Block(NamedTuple):
     collect: float
     fetch: float
     emit: float
+    screen: float
+    lines: float
 
     @property
     def share(self) -> float:
@@ -44,12 +55,19 @@ class Block(NamedTuple):
         return (self.collect + self.fetch + self.emit) / self.step
 
 
-def blocks(count: int, steps: int, device: torch.device, file: IO[str]) -> Iterator[Block]:
-    """Train on `count` tasks and write the record to the file."""
+def blocks(
+    count: int, steps: int, device: torch.device, file: IO[str], screen: Live, plain: IO[str]
+) -> Iterator[Block]:
+    """Train on `count` tasks, write the record to the file, show it on a screen and as lines."""
     problem = Problem(count, BATCH, device)
     side = Evengrad(problem, {"kind": "fixed"})
     ledger = Ledger([task.name for task in problem.tasks])
-    journal = Journal("bench", [lambda _, line: print(line, file=file, flush=True)])
+    told: list[tuple[Line, str]] = []
+    journal = Journal(
+        "bench",
+        [lambda _, line: print(line, file=file, flush=True), lambda *event: told.append(event)],
+    )
+    screen(Recorded(*ledger.tasks, epochs=steps // STEPS).begin(), "")
     clock = time.perf_counter
     for first in range(1, steps + 1, EVERY):
         stepped = collected = 0.0
@@ -66,7 +84,33 @@ def blocks(count: int, steps: int, device: torch.device, file: IO[str]) -> Itera
         begun = clock()
         for event in events:
             journal.emit(event)
-        yield Block(*(x / EVERY for x in (stepped, collected, fetched, clock() - begun)))
+        emitted = clock() - begun
+        begun = clock()
+        for line, text in told:
+            screen(line, text)
+        painted = clock() - begun
+        begun = clock()
+        for _, text in told:
+            print(text, file=plain, flush=True)
+        parts = (stepped, collected, fetched, emitted, painted, clock() - begun)
+        told.clear()
+        yield Block(*(x / EVERY for x in parts))
+
+
+@contextmanager
+def terminal() -> Iterator[IO[str]]:
+    """A pseudo-terminal that somebody reads."""
+    ours, its = pty.openpty()
+    reader = subprocess.Popen(
+        ["cat"], stdin=ours, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    os.close(ours)
+    try:
+        with os.fdopen(its, "w") as file:
+            yield file
+    finally:
+        reader.kill()
+        reader.wait()
 
 
 def main() -> None:
@@ -83,15 +127,25 @@ def main() -> None:
     for column in ("tasks", "step, ms", "collect, µs", "fetch, µs", "emit, µs", "line, bytes"):
         table.add_column(column, justify="right")
     table.add_column(f"share (limit {LIMIT:.0%})", justify="right")
+    shown = Table(title="what shows it, of the whole time", title_justify="left")
+    for column in ("tasks", f"live screen (limit {SHOWN_LIMIT:.0%})", "raw lines"):
+        shown.add_column(column, justify="right")
     for count in (4, 32):
-        with tempfile.TemporaryFile("w+") as file:
-            _, *taken = blocks(count, options.steps, device, file)  # the first is warm-up
+        with tempfile.TemporaryFile("w+") as file, terminal() as tty, terminal() as plain:
+            console = Console(file=tty, force_terminal=True, width=120, height=50)
+            screen = Live(console)
+            # The first is warm-up.
+            _, *taken = blocks(count, options.steps, device, file, screen, plain)
+            screen.close()
             size = file.tell() / options.steps
+        whole = sum(block.step for block in taken)
+        shares = (sum(getattr(block, name) for block in taken) for name in ("screen", "lines"))
+        shown.add_row(str(count), *(f"{share / whole:.2%}" for share in shares))
         step, *parts = (statistics.median(column) for column in zip(*taken, strict=True))
         share = statistics.median(block.share for block in taken)
-        micros = (f"{part * 1e6:.0f}" for part in parts)
+        micros = (f"{part * 1e6:.0f}" for part in parts[:3])
         table.add_row(str(count), f"{step * 1e3:.1f}", *micros, f"{size:.0f}", f"{share:.2%}")
-    Console(width=110).print(table)
+    Console(width=110).print(table, shown, sep="\n")
 
 
 if __name__ == "__main__":
