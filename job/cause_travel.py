@@ -21,10 +21,11 @@ LONGER = 4
 
 
 def find(case: Case) -> Iterator[Finding]:
-    """A finding for each stuck task that is out of reach, the farthest first."""
+    """A finding for each task that is out of reach, the farthest first: stuck ones before slow."""
     reach = case.now.reach
     slow = [name for name in case.now.names if not case.now.foreseen(name) > SLOW]
     far = [name for name in slow if name not in case.closed and reach[name].least < 1]
+    far = [name for name in far if name in case.stuck()] or far
     if not far:
         return
     edits = _edits(case, far)
