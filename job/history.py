@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
+
+from pydantic_core import from_json
 
 from job.document import Damaged, Document
 from job.head import HeadDocument
@@ -40,6 +41,18 @@ def read_events(store: Store, run: str) -> Iterator[Line]:
         yield from _lines(store, segment)
 
 
+def read_backwards(store: Store, run: str) -> Iterator[Line]:
+    """Every event that counts, the last one first, a segment at a time; raises as `read_history`.
+
+    So read, what supersedes events comes before them.
+    """
+    head = HeadDocument(store, run, fenced=False).read()
+    if head is None:
+        raise Missing(f"{store.url} has no run {run}")
+    for segment in reversed(valid_segments(store, run, head.fences)):
+        yield from reversed(_lines(store, segment))
+
+
 def read_last(store: Store, run: str, count: int) -> list[Line]:
     """The last events that count, at least `count` where there are so many, without reading all.
 
@@ -68,7 +81,8 @@ def _lines(store: Store, segment: Segment) -> list[Line]:
     data = store.get(segment.key).data
     if digest_of(data) != segment.digest:
         raise Damaged(f"{segment.key} is damaged: it does not have the digest in its name")
-    return [json.loads(line) for line in data.decode().splitlines()]
+    # In half of the standard library's time; of a long run there are gigabytes.
+    return [from_json(line, cache_strings="keys") for line in data.splitlines()]
 
 
 def valid_segments(store: Store, run: str, fences: Mapping[int, int]) -> list[Segment]:
