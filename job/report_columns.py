@@ -55,7 +55,9 @@ class Columns:
 
     def _squeeze(self) -> None:
         if self._rows:
-            self._done[self._column] = [_squeezed(values) for values in zip(*self._rows, strict=True)]
+            self._done[self._column] = [
+                _squeezed(values) for values in zip(*self._rows, strict=True)
+            ]
         self._rows = []
 
 

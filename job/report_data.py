@@ -130,7 +130,9 @@ class Past:
             self._steps = Columns(event["step"], most)
         row: list[Value] = [task[field] for task in tasks.values() for field in OF_STEP]
         if None in row:
-            self.broken |= {n: event["step"] for n, t in tasks.items() if t["loss_original"] is None}
+            self.broken |= {
+                n: event["step"] for n, t in tasks.items() if t["loss_original"] is None
+            }
         row.append(event.get("cosine_min"))
         self._steps.add(event["step"], row)
 

@@ -39,7 +39,9 @@ def verdict(run: Line) -> str:
         if not failed:
             return "passed its gate" if count == 1 else f"passed all {count} gates"
         missed = f"{failed[0]['gate']}: {measured(failed[0])}"
-        return f"failed {len(failed)} of {count} gates: {missed}" if count > 1 else f"failed: {missed}"
+        return (
+            f"failed {len(failed)} of {count} gates: {missed}" if count > 1 else f"failed: {missed}"
+        )
     error = f": {end['error']}" if end.get("error") else ""
     return f"{end['reason'].replace('_', ' ')}{error}"
 
@@ -130,7 +132,7 @@ def _cosines(last: Line) -> str:
     if not known:
         return "not recorded by this run's version" if found else "there is one task alone"
     (a, b), lowest = min(known.items(), key=lambda item: item[1])
-    told = f"{lowest:.2f}".replace("-", "−")
+    told = f"{lowest:.2g}".replace("-", "−")
     if lowest < CONFLICT:
         return f"{a} and {b} pull against each other: {told} at epoch {last['epoch']}"
     return f"no conflict at epoch {last['epoch']}: the lowest is {told}, {a} and {b}"

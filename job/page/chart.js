@@ -90,8 +90,9 @@ class Chart {
   range(low, high) {
     const runs = new Set(this.entries.map((entry) => entry.run));
     const whole = Math.max(...[...runs].map((run) => run.last_step / this.per(run)));
-    const inside = low !== null && high !== null && (low > 0 || high < whole) && high > low;
-    return inside && this.plot ? [low, high] : [0, whole || 1];
+    const xs = this.plot?.data[0] ?? [];
+    const all = !xs.length || low === null || (low === xs[0] && high === xs.at(-1));
+    return all || !(high > low) ? [0, whole || 1] : [low, high];
   }
 
   scale(log) {

@@ -47,9 +47,10 @@ class Heatmap {
     this.canvas.width = width * dot;
     this.canvas.height = rows.length * this.height * dot;
     const ctx = this.canvas.getContext("2d"), wide = this.canvas.width / columns, high = this.height * dot;
+    const against = css("against"), along = css("along");
     rows.forEach((row, j) => this.values[row].forEach((value, i) => {
       if (value === null) return;
-      ctx.fillStyle = heat(value);
+      ctx.fillStyle = heat(value, against, along);
       const left = Math.floor(i * wide);
       ctx.fillRect(left, j * high, Math.ceil((i + 1) * wide) - left, high - dot);
     }));
@@ -88,7 +89,7 @@ class Heatmap {
 }
 
 // Orange against, blue along; pale where gradients do not care for one another.
-const heat = (cosine) => {
+const heat = (cosine, against, along) => {
   const strength = Math.min(1, Math.abs(cosine)) ** 0.7;
-  return `rgb(${cosine < 0 ? css("against") : css("along")} / ${(0.04 + 0.96 * strength).toFixed(3)})`;
+  return `rgb(${cosine < 0 ? against : along} / ${(0.04 + 0.96 * strength).toFixed(3)})`;
 };
