@@ -15,15 +15,14 @@ CONFLICT = -0.1
 def words(run: Line) -> Line:
     """The titles: of the verdict, of each task with a note below, of shares, weights, cosines."""
     last = run["last_epoch"]
+    of = {"shares": _shares, "weights": _weights, "cosines": _cosines}
     return {
         "verdict": verdict(run),
         "passed": (run["finished"] or {}).get("exit_code") == 0,
-        "tasks": {name: {"title": _title(run, name), "note": _note(run, name)} for name in run["tasks"]},
-        "shares": _shares(last) if last else "no epoch was finished",
-        "weights": _weights(last) if last else "no epoch was finished",
-        "cosines": _cosines(last) if last else "no epoch was finished",
+        "tasks": {n: {"title": _title(run, n), "note": _note(run, n)} for n in run["tasks"]},
+        **{what: tell(last) if last else "no epoch was finished" for what, tell in of.items()},
         "marks": _marks(run["marks"]),
-    }  # fmt: skip
+    }
 
 
 def verdict(run: Line) -> str:
@@ -33,17 +32,19 @@ def verdict(run: Line) -> str:
         return f"not finished: {run['phase'] or 'no event yet'}"
     failed = [gate for gate in end["gates"] if not gate["passed"]]
     if end["reason"] in ("succeeded", "gates_failed"):
-        count = len(end["gates"])
-        if not count:
-            return "succeeded; it had no gates"
-        if not failed:
-            return "passed its gate" if count == 1 else f"passed all {count} gates"
-        missed = f"{failed[0]['gate']}: {measured(failed[0])}"
-        return (
-            f"failed {len(failed)} of {count} gates: {missed}" if count > 1 else f"failed: {missed}"
-        )
+        return _gates(len(end["gates"]), failed)
     error = f": {end['error']}" if end.get("error") else ""
     return f"{end['reason'].replace('_', ' ')}{error}"
+
+
+def _gates(count: int, failed: list[Line]) -> str:
+    if not count:
+        return "succeeded; it had no gates"
+    if not failed:
+        return "passed its gate" if count == 1 else f"passed all {count} gates"
+    missed = f"{failed[0]['gate']}: {measured(failed[0])}"
+    how = "failed" if count == 1 else f"failed {len(failed)} of {count} gates"
+    return f"{how}: {missed}"
 
 
 def measured(gate: Line) -> str:
@@ -80,7 +81,8 @@ def _note(run: Line, name: str) -> str:
     """Beside the trivial prediction."""
     if run["last_epoch"] is None:
         return ""
-    task, parts = run["last_epoch"]["tasks"][name], []
+    task = run["last_epoch"]["tasks"][name]
+    parts: list[str] = []
     for split, key in (("training", "skill"), ("validation", "val_skill")):
         skill = task[key]
         if skill is not None:
