@@ -42,15 +42,15 @@ def read_events(store: Store, run: str) -> Iterator[Line]:
 
 
 def read_backwards(store: Store, run: str) -> Iterator[Line]:
-    """Every event that counts, the last one first, a segment at a time; raises as `read_history`.
+    """Every event that counts, the last one first; raises as `read_history`.
 
-    So read, what supersedes events comes before them.
+    So read, what supersedes events comes before them. One segment is held at a time.
     """
     head = HeadDocument(store, run, fenced=False).read()
     if head is None:
         raise Missing(f"{store.url} has no run {run}")
     for segment in reversed(valid_segments(store, run, head.fences)):
-        yield from reversed(_lines(store, segment))
+        yield from map(_parsed, reversed(_raw(store, segment)))
 
 
 def read_last(store: Store, run: str, count: int) -> list[Line]:
@@ -78,11 +78,20 @@ def read_first(store: Store, run: str) -> Line | None:
 
 def _lines(store: Store, segment: Segment) -> list[Line]:
     """A segment's events; raises Damaged."""
+    return [_parsed(line) for line in _raw(store, segment)]
+
+
+def _raw(store: Store, segment: Segment) -> list[bytes]:
     data = store.get(segment.key).data
     if digest_of(data) != segment.digest:
         raise Damaged(f"{segment.key} is damaged: it does not have the digest in its name")
-    # In half of the standard library's time; of a long run there are gigabytes.
-    return [from_json(line, cache_strings="keys") for line in data.splitlines()]
+    return data.splitlines()
+
+
+def _parsed(line: bytes) -> Line:
+    # In half of the standard library's time; a long run has gigabytes of lines.
+    event: Line = from_json(line, cache_strings="keys")
+    return event
 
 
 def valid_segments(store: Store, run: str, fences: Mapping[int, int]) -> list[Segment]:

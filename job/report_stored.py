@@ -9,7 +9,7 @@ from collections.abc import Callable
 from job.report import report
 from job.store import Store
 
-SECONDS = 30.0
+SECONDS = 45.0
 """Longest that it may take: a pod whose run has ended is ended a minute later."""
 POLL = 0.05
 

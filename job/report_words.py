@@ -41,7 +41,7 @@ def _gates(count: int, failed: list[Line]) -> str:
     if not count:
         return "succeeded; it had no gates"
     if not failed:
-        return "passed its gate" if count == 1 else f"passed all {count} gates"
+        return {1: "passed its gate", 2: "passed both gates"}.get(count, f"passed all {count} gates")
     missed = f"{failed[0]['gate']}: {measured(failed[0])}"
     how = "failed" if count == 1 else f"failed {len(failed)} of {count} gates"
     return f"{how}: {missed}"
@@ -108,6 +108,8 @@ def _shares(last: Line) -> str:
     if len(shares) < 2:
         return "one task has the whole gradient"
     most, least = max(shares, key=shares.__getitem__), min(shares, key=shares.__getitem__)
+    if most == least:
+        return f"each task has {percent(shares[most], 1)} of the gradient"
     return (
         f"{most} has {percent(shares[most])} of the gradient, {least} {percent(shares[least], 1)}"
         f" at epoch {last['epoch']}"
@@ -119,7 +121,7 @@ def _weights(last: Line) -> str:
     if len(weights) < 2:
         return "one weight"
     most, least = max(weights, key=weights.__getitem__), min(weights, key=weights.__getitem__)
-    if weights[most] == weights[least]:
+    if most == least:
         return f"all weights are {weights[most]:.4g}"
     return (
         f"from {weights[least]:.3g} ({least}) to {weights[most]:.4g} ({most}) at epoch "

@@ -19,6 +19,21 @@ const nearest = (xs, ys, x) => {
   return -1;
 };
 
+// Round numbers between two, on a logarithmic axis: uPlot's own need an axis of whole decades.
+const logTicks = (low, high) => {
+  const decades = Math.log10(high / low);
+  if (decades < 0.7) {
+    const step = 10 ** Math.floor(Math.log10((high - low) / 2)), wide = (high - low) / step > 5 ? 2 * step : step;
+    const first = Math.ceil(low / wide);
+    return Array.from({ length: Math.floor(high / wide) - first + 1 }, (_, i) => (first + i) * wide);
+  }
+  const every = Math.max(1, Math.round(decades / 6)), of = decades > 3 ? [1] : decades > 1.5 ? [1, 3] : [1, 2, 5], ticks = [];
+  for (let power = Math.floor(Math.log10(low)); 10 ** power <= high; power += every) {
+    ticks.push(...of.map((k) => k * 10 ** power).filter((tick) => tick >= low && tick <= high));
+  }
+  return ticks;
+};
+
 // entries: {label, color, dash, width, run, xs (in steps), ys or low and high, mean, flat, text(i)}
 class Chart {
   constructor(options) {
@@ -64,10 +79,10 @@ class Chart {
     const log = this.log?.();
     this.plot = new uPlot({
       width, height: this.height, series: [{}, ...series], bands, legend: { show: false },
-      padding: [10, 8, 0, 0],
+      padding: [10, 14, 0, 0],
       scales: { x: { time: false, range: (_, low, high) => this.range(low, high) }, y: this.scale(log) },
       axes: [this.axis({ label: settings.axis === "epochs" ? "epoch" : "step", labelSize: 18, size: 26 }),
-        this.axis({ size: 54, values: (_, ticks) => ticks.map((v) => v === null || v === undefined ? "" : this.tick(v)) })],
+        this.axis({ size: 54, ...(log ? { splits: (_, __, low, high) => logTicks(low, high), filter: (_, ticks) => ticks } : {}), values: (_, ticks) => ticks.map((v) => v === null || v === undefined ? "" : this.tick(v)) })],
       cursor: { sync: { key: SYNC, scales: ["x", null] }, y: false, points: { size: 6 }, drag: { x: true, y: false } },
       hooks: {
         drawClear: [(plot) => this.veil(plot)], draw: [(plot) => this.happened(plot)],
@@ -202,7 +217,7 @@ class Chart {
     if (event.key === "Escape") this.plot.setCursor({ left: -10, top: -10 });
     if (move === undefined || !this.plot) return;
     event.preventDefault();
-    const { xs } = { xs: this.plot.data[0] };
+    const xs = this.plot.data[0];
     const now = this.plot.cursor.left >= 0 ? this.plot.valToIdx(this.plot.posToVal(this.plot.cursor.left, "x")) : move > 0 ? -1 : xs.length;
     const to = Math.min(xs.length - 1, Math.max(0, now + move));
     this.plot.setCursor({ left: this.plot.valToPos(xs[to], "x"), top: 10 });

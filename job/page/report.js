@@ -102,24 +102,33 @@ const span = (values, form) => (i) =>
 const curve = (run, xs, values, form, more) => ({
   run, xs, text: span(values, form), ...(values.low ? { low: values.low, high: values.high } : { ys: values.mean }), ...more });
 
+// Of one run its splits have colours; of several each run has one, and validation is dashed.
 const lossEntries = (run, name) => {
-  const steps = run.steps.tasks[name], epochs = run.epochs.tasks[name], facts = run.tasks[name], entries = [];
-  if (!facts) return entries;
-  const label = (text) => SINGLE ? text : `${run.label}, ${text}`, color = SINGLE ? PALETTE[0] : run.color;
-  const of = [...new Set([facts.baseline_constant, facts.baseline_per_position])].filter((v) => v != null);
+  const steps = run.steps.tasks[name], epochs = run.epochs.tasks[name], entries = [];
+  const label = (text) => SINGLE ? text : `${run.label} ${text}`, color = SINGLE ? PALETTE[0] : run.color;
   if (steps) {
-    const thin = { label: label("each step"), color: faded(SINGLE ? PALETTE[7] : color, 0.55), width: 0.75, off: !SINGLE };
-    entries.push(curve(run, run.at_steps, steps.loss_original, num, steps.loss_original.low ? { ...thin, color: SINGLE ? PALETTE[7] : color } : thin));
+    const of = steps.loss_original, grey = SINGLE ? PALETTE[7] : color;
+    entries.push(curve(run, run.at_steps, of, num,
+      { label: label("each step"), color: of.low ? grey : faded(grey, 0.55), width: 0.75, off: !SINGLE }));
   }
   if (epochs) {
     entries.push(curve(run, run.at_epochs, epochs.train_loss_original, num, { label: label("training"), color }));
     entries.push(curve(run, run.at_epochs, epochs.val_loss_original, num,
       { label: label("validation"), color: SINGLE ? PALETTE[1] : color, dash: SINGLE ? undefined : [5, 4] }));
   }
-  const names = of.length > 1 ? ["best constant", "best per position"] : ["best constant"];
-  of.forEach((flat, i) => entries.push({ run, flat, label: label(names[i]), width: 1.25,
-    color: SINGLE ? "#888888" : faded(color, 0.6), dash: i ? [6, 3] : [2, 3] }));
   return entries;
+};
+
+// The trivial predictions; one line for all runs whose data are the same.
+const trivialEntries = (runs, name) => {
+  const found = new Map();
+  for (const run of runs) {
+    const { baseline_constant: constant, baseline_per_position: position } = run.tasks[name];
+    for (const [text, flat, dash] of [["best constant", constant, [2, 3]], ["best per position", position, [6, 3]]]) {
+      if (flat !== null && flat !== undefined) found.set(`${text} ${flat}`, { run, flat, label: text, width: 1.25, color: "#888888", dash });
+    }
+  }
+  return [...found.values()];
 };
 
 const marksFor = (run, name) => ({ run, marks: { ...run.marks,
@@ -132,7 +141,8 @@ const lossChart = (name) => {
     : mine.map((run) => h("span", { class: "line" }, dot(run), run.words.tasks[name].title.replace(`${name}: `, "")));
   return new Chart({
     caption: caption(title, note, `loss${tasks[name].unit ? ` in ${tasks[name].unit}` : ""}`), label: title, kind: "loss",
-    entries: mine.flatMap((run) => lossEntries(run, name)), marks: mine.map((run) => marksFor(run, name)),
+    entries: [...mine.flatMap((run) => lossEntries(run, name)), ...trivialEntries(mine, name)],
+    marks: mine.map((run) => marksFor(run, name)),
     log: () => settings.loss === "log",
   });
 };
@@ -144,7 +154,6 @@ const shareEntries = (run, field, form) => Object.entries(run.steps.tasks).map((
 });
 
 const named = (run, text) => SINGLE ? text : [dot(run), `${run.label}: ${text}`];
-const capital = (text) => text[0].toUpperCase() + text.slice(1);
 
 const shareChart = (run) => {
   const entries = shareEntries(run, "grad_share", (v) => pct(v, 1));
@@ -154,25 +163,25 @@ const shareChart = (run) => {
       [key, { get: () => settings.shares === "stacked" ? undefined : value }])));
   }
   return new Chart({
-    caption: caption(named(run, capital(run.words.shares)), "", "share of the gradient at z"), label: `${run.label}: gradient shares`,
+    caption: caption(named(run, run.words.shares), "", "share of the gradient at z"), label: `${run.label}: gradient shares`,
     kind: "shares", wide: SINGLE, percent: true, height: 260, entries, marks: [marksFor(run)],
     stacked: () => settings.shares === "stacked",
   });
 };
 
 const weightChart = (run) => new Chart({
-  caption: caption(named(run, capital(run.words.weights)), "", "weight, log"), label: `${run.label}: weights`,
+  caption: caption(named(run, run.words.weights), "", "weight, log"), label: `${run.label}: weights`,
   wide: SINGLE, height: 220, log: () => true, marks: [marksFor(run)],
   entries: Object.entries(run.steps.tasks).map(([name, values]) =>
     curve(run, run.at_steps, values.weight, num, { label: name, color: taskColour[name], width: 1.5 })),
 });
 
 const cosineCharts = (run) => {
-  const title = caption(named(run, capital(run.words.cosines)), "", "cosine of two tasks\u2019 gradients at z, mean of an epoch");
+  const title = caption(named(run, run.words.cosines), "", "cosine of two tasks\u2019 gradients at z, mean of an epoch");
   const heat = run.cosines ? new Heatmap(run, title).element : h("figure", { class: "wide" }, title);
   if (!run.steps.last || Object.keys(run.tasks).length < 2) return [heat];
   const lowest = new Chart({
-    caption: caption(named(run, "The lowest cosine of any pair, step by step"), "", "cosine at z"), wide: SINGLE, height: 140,
+    caption: caption(named(run, "the lowest cosine of any two tasks, step by step"), "", "cosine at z"), wide: SINGLE, height: 140,
     label: `${run.label}: lowest cosine`, marks: [marksFor(run)],
     entries: [curve(run, run.at_steps, run.steps.cosine_min, (v) => num(v, 3), { label: "lowest", color: PALETTE[3], width: 1 })],
   });
@@ -194,7 +203,7 @@ const history = (run) => {
   }
   for (const [task, step] of Object.entries(broken)) rows.push([step, "not finite", `the loss of ${task}`]);
   rows.sort((a, b) => a[0] - b[0]);
-  return h("div", {}, h("h3", {}, named(run, capital(run.words.marks))),
+  return h("div", {}, h("h3", {}, named(run, run.words.marks)),
     rows.length ? table(["step", "what", "told"], rows.map(([step, ...cells]) => [at(step), ...cells]), { class: "told" }) : null);
 };
 
