@@ -64,23 +64,25 @@ class Chart {
 
   per(run) { return settings.axis === "epochs" ? run.per_epoch : 1; }
 
+  get whole() { return Math.max(...this.entries.map(({ run }) => run.last_step / this.per(run))); }
+
   draw() {
     const width = this.holder.clientWidth;
     if (!width) return;
-    const zoomed = this.plot && this.zoom;
+    const zoomed = this.zoom;
     this.plot?.destroy();
     this.shown = this.entries.filter((entry) => !this.hidden.has(entry));
     for (const entry of this.entries) {
       const per = this.per(entry.run);
-      entry.at = entry.flat === undefined ? entry.xs.map((x) => x / per) : [0, entry.run.last_step / per];
+      entry.at = entry.flat === undefined ? entry.xs.map((x) => x / per) : [0, this.whole];
       entry.of = entry.flat === undefined ? entry.ys ?? entry.high : [entry.flat, entry.flat];
     }
-    const { data, series, bands } = this.stacked?.() ? this.stack() : this.lines();
+    const { data, series, bands, flat = [] } = this.stacked?.() ? this.stack() : this.lines();
     const log = this.log?.();
     this.plot = new uPlot({
       width, height: this.height, series: [{}, ...series], bands, legend: { show: false },
       padding: [10, 14, 0, 0],
-      scales: { x: { time: false, range: (_, low, high) => this.range(low, high) }, y: this.scale(log) },
+      scales: { x: { time: false, range: (_, low, high) => this.range(data[0], low, high) }, y: this.scale(log) },
       axes: [this.axis({ label: settings.axis === "epochs" ? "epoch" : "step", labelSize: 18, size: 26 }),
         this.axis({ size: 54, ...(log ? { splits: (_, __, low, high) => logTicks(low, high), filter: (_, ticks) => ticks } : {}), values: (_, ticks) => ticks.map((v) => v === null || v === undefined ? "" : this.tick(v)) })],
       cursor: { sync: { key: SYNC, scales: ["x", null] }, y: false, points: { size: 6 }, drag: { x: true, y: false } },
@@ -90,7 +92,9 @@ class Chart {
         setScale: [(plot, key) => { if (key === "x") this.zoom = [plot.scales.x.min, plot.scales.x.max]; }],
       },
     }, data, this.holder);
-    if (zoomed && this.zoomed) this.plot.setScale("x", { min: zoomed[0], max: zoomed[1] });
+    const hovered = this.plot.cursor.dataIdx;  // a level line has no place to point at
+    this.plot.cursor.dataIdx = (plot, i, ...more) => flat.includes(i) ? null : hovered(plot, i, ...more);
+    if (zoomed) this.plot.setScale("x", { min: zoomed[0], max: zoomed[1] });
     this.read(this.plot);
   }
 
@@ -102,12 +106,10 @@ class Chart {
 
   tick(value) { return this.percent ? pct(value, value && Math.abs(value) < 0.01 ? 1 : 0) : num(value, 3); }
 
-  range(low, high) {
-    const runs = new Set(this.entries.map((entry) => entry.run));
-    const whole = Math.max(...[...runs].map((run) => run.last_step / this.per(run)));
-    const xs = this.plot?.data[0] ?? [];
+  // All of the run from 0 on, or what was chosen of it.
+  range(xs, low, high) {
     const all = !xs.length || low === null || (low === xs[0] && high === xs.at(-1));
-    return all || !(high > low) ? [0, whole || 1] : [low, high];
+    return all || !(high > low) ? [0, this.whole] : [low, high];
   }
 
   scale(log) {
@@ -120,7 +122,7 @@ class Chart {
   }
 
   lines() {
-    const log = this.log?.(), tables = [], series = [], bands = [];
+    const log = this.log?.(), tables = [], series = [], bands = [], flat = [];
     const fit = (values) => log ? values.map((v) => v > 0 ? v : null) : values;
     for (const entry of this.shown) {
       const at = series.length + 1, common = { stroke: entry.color, points: { show: false }, spanGaps: false };
@@ -132,11 +134,12 @@ class Chart {
       }
       if (entry.ys || entry.flat !== undefined) {
         tables.push([entry.at, fit(entry.of)]);
-        const few = entry.at.length === 1;
+        if (entry.flat !== undefined) flat.push(series.length + 1);
+        const few = entry.of.filter((v) => v !== null).length === 1;
         series.push({ ...common, width: entry.width ?? 1.75, dash: entry.dash, points: { show: few, size: 6 } });
       }
     }
-    return { data: tables.length ? uPlot.join(tables) : [[]], series, bands };
+    return { data: tables.length ? uPlot.join(tables) : [[]], series, bands, flat };
   }
 
   // Areas one on another; the topmost is drawn first, so that each hides what is below it.
@@ -174,8 +177,9 @@ class Chart {
     ctx.save();
     for (const { per, marks } of this.marksOf()) {
       const at = (steps) => steps.map((step) => plot.valToPos(step / per, "x", true)).filter(inside);
-      ctx.fillStyle = css("soft");
-      for (const x of at(marks.checkpoints)) ctx.fillRect(x - dot / 2, bottom - 5 * dot, dot, 5 * dot);
+      const saved = at(marks.checkpoints), dense = saved.length > plot.width / 8;
+      ctx.fillStyle = css(dense ? "line" : "soft");
+      for (const x of saved) ctx.fillRect(x - dot / 2, bottom - 5 * dot, dot, 5 * dot);
       ctx.fillStyle = css("resume");
       for (const x of at(marks.resumes)) ctx.fillRect(x - dot / 2, bbox.top, 1.5 * dot, bbox.height);
       ctx.fillStyle = css("alarm");

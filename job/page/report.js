@@ -141,7 +141,8 @@ const lossChart = (name) => {
     : mine.map((run) => h("span", { class: "line" }, dot(run), run.words.tasks[name].title.replace(`${name}: `, "")));
   return new Chart({
     caption: caption(title, note, `loss${tasks[name].unit ? ` in ${tasks[name].unit}` : ""}`), label: title, kind: "loss",
-    entries: [...mine.flatMap((run) => lossEntries(run, name)), ...trivialEntries(mine, name)],
+    entries: [...mine.flatMap((run) => lossEntries(run, name)), ...trivialEntries(mine, name)]
+      .sort((a, b) => Boolean(a.off) - Boolean(b.off)),
     marks: mine.map((run) => marksFor(run, name)),
     log: () => settings.loss === "log",
   });
