@@ -41,7 +41,9 @@ def _gates(count: int, failed: list[Line]) -> str:
     if not count:
         return "succeeded; it had no gates"
     if not failed:
-        return {1: "passed its gate", 2: "passed both gates"}.get(count, f"passed all {count} gates")
+        return {1: "passed its gate", 2: "passed both gates"}.get(
+            count, f"passed all {count} gates"
+        )
     missed = f"{failed[0]['gate']}: {measured(failed[0])}"
     how = "failed" if count == 1 else f"failed {len(failed)} of {count} gates"
     return f"{how}: {missed}"

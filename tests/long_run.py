@@ -1,4 +1,4 @@
-"""Runs of any length that nobody trained: as a store holds them, with spikes, alarms and a resume."""
+"""Runs of any length that nobody trained, as a store holds them: a spike, alarms, a resume."""
 
 from __future__ import annotations
 
@@ -99,10 +99,11 @@ def _step(random: np.random.Generator, names: list[str], step: int, steps: int) 
     pulls = random.gamma(2.0, 1.0, len(names))
     shares = (pulls / pulls.sum()).round(7).tolist()
     weights, norms = (random.gamma(9.0, 1.0, (2, len(names)))).round(6).tolist()
+    rows = zip(names, losses, weights, norms, shares, strict=True)
     tasks = {
         name: {"loss": loss, "loss_original": loss, "weight": weight, "grad_norm": norm,
                "grad_share": share, "head_grad_norm": norm, "cosine": share}
-        for name, loss, weight, norm, share in zip(names, losses, weights, norms, shares, strict=True)
+        for name, loss, weight, norm, share in rows
     }  # fmt: skip
     return {"event": "step", "step": step, "epoch": 1 + (step - 1) // EPOCH, "tasks": tasks,
             "cosine_min": -shares[0], "lr": 0.001, "step_ms": 20.0, "skipped": False}  # fmt: skip
@@ -116,8 +117,8 @@ def _epoch(
     tasks = {
         name: {"train_loss": loss, "val_loss": loss, "train_loss_original": loss,
                "val_loss_original": 1.1 * loss, "drop": 1 - loss / first[name], "val_drop": 0.1,
-               "skill": 1 - loss / 0.6, "val_skill": 1 - loss / 0.7, "weight": 9.0, "grad_norm": 9.0,
-               "grad_share": 1 / len(names), "cosine": 0.1, "saturated": 0.0, "pull": 1.0,
+               "skill": 1 - loss / 0.6, "val_skill": 1 - loss / 0.7, "weight": 9.0,
+               "grad_norm": 9.0, "grad_share": 1 / len(names), "cosine": 0.1, "saturated": 0.0, "pull": 1.0,
                "cosines": {other: round(float(random.uniform(-1, 1)), 6) for other in names
                            if other != name}, "head_pull": 1.0}
         for name, loss in losses.items()

@@ -219,10 +219,11 @@ class Chart {
   key(event) {
     const move = { ArrowLeft: -1, ArrowRight: 1, PageUp: -10, PageDown: 10, Home: -1e9, End: 1e9 }[event.key];
     if (event.key === "Escape") this.plot.setCursor({ left: -10, top: -10 });
-    if (move === undefined || !this.plot) return;
+    if (move === undefined || !this.shown.length) return;
     event.preventDefault();
-    const xs = this.plot.data[0];
-    const now = this.plot.cursor.left >= 0 ? this.plot.valToIdx(this.plot.posToVal(this.plot.cursor.left, "x")) : move > 0 ? -1 : xs.length;
+    const [xs] = this.shown.map((entry) => entry.at).sort((a, b) => b.length - a.length);
+    const { left } = this.plot.cursor;
+    const now = left >= 0 ? nearest(xs, xs, this.plot.posToVal(left, "x")) : move > 0 ? -1 : xs.length;
     const to = Math.min(xs.length - 1, Math.max(0, now + move));
     this.plot.setCursor({ left: this.plot.valToPos(xs[to], "x"), top: 10 });
   }
