@@ -36,6 +36,9 @@ image: install ## an image with a spec: make image SPEC=spec.json TARGET=cuda TA
 bench: install ## what the gradient ledger costs, beside its peers
 	$(BIN)/python -m tests.bench.ledger
 
+pictures: install ## rewrite README's pictures of reports; needs Debian's chromium
+	$(BIN)/python -m tests.screenshots
+
 schema: install ## rewrite docker/spec.schema.json and what README.md takes from the code
 	$(BIN)/python -m job schema > docker/spec.schema.json
 	$(BIN)/python -m tests.readme
@@ -56,4 +59,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[torchjd,deploy,dev]'
 	@touch $@
 
-.PHONY: help install smoke test test-all test-container image bench schema clean
+.PHONY: help install smoke test test-all test-container image bench pictures schema clean

@@ -24,12 +24,10 @@ SPIKE = 1e4
 """A loss of one step, of the first task, in the middle."""
 
 
-def store_events(
-    store: Store, run: str, events: Iterable[Line], spec: Line, fences: dict[int, int] | None = None
-) -> None:
+def store_events(store: Store, run: str, events: Iterable[Line], spec: Line) -> None:
     """Store events, numbered and stamped here, and what makes them a run."""
     head = HeadDocument(store, run, fenced=False)
-    head.write(Head(epoch=1, spec_hash="", fences=fences or {}))
+    head.write(Head(epoch=1, spec_hash="", fences={}))
     store.put(f"{run}/spec.json", json.dumps(spec).encode())
     envelope = {"ts": "2026-11-23T06:00:00.000000Z", "schema": 1, "run_id": run.split("/")[1]}
     numbered = ({**envelope, "seq": n, **event} for n, event in enumerate(events, 1))
@@ -114,13 +112,14 @@ def _epoch(
 ) -> Line:
     losses = dict(zip(names, _falling(random, len(names), step, steps), strict=True))
     first |= losses if not first else {}
+    table = random.uniform(-1, 1, (len(names), len(names))).round(6).tolist()
+    cosines = {a: dict(zip(names, row, strict=True)) for a, row in zip(names, table, strict=True)}
     tasks = {
         name: {"train_loss": loss, "val_loss": loss, "train_loss_original": loss,
                "val_loss_original": 1.1 * loss, "drop": 1 - loss / first[name], "val_drop": 0.1,
                "skill": 1 - loss / 0.6, "val_skill": 1 - loss / 0.7, "weight": 9.0,
-               "grad_norm": 9.0, "grad_share": 1 / len(names), "cosine": 0.1, "saturated": 0.0, "pull": 1.0,
-               "cosines": {other: round(float(random.uniform(-1, 1)), 6) for other in names
-                           if other != name}, "head_pull": 1.0}
+               "grad_norm": 9.0, "grad_share": 1 / len(names), "cosine": 0.1, "saturated": 0.0,
+               "pull": 1.0, "cosines": cosines[name], "head_pull": 1.0}
         for name, loss in losses.items()
     }  # fmt: skip
     return {"event": "epoch", "epoch": step // EPOCH, "step": step, "tasks": tasks, "seconds": 10.0,

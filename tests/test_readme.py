@@ -28,6 +28,7 @@ TARGETS = [
     "test-container",
     "image",
     "bench",
+    "pictures",
     "schema",
     "clean",
 ]

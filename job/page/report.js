@@ -287,4 +287,4 @@ const printing = (on) => () => {
 };
 addEventListener("beforeprint", printing(true));
 addEventListener("afterprint", printing(false));
-document.documentElement.dataset.ready = "true";
+document.documentElement.dataset.ready = performance.now().toFixed();
