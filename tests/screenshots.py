@@ -57,7 +57,7 @@ def main() -> None:
         smoke, failing = (folder / "runs" / name / name for name in ("smoke", "failing"))
         python("deploy.report", failing, smoke, "-o", folder / "both.html")
         for theme in ("light", "dark"):
-            photograph(chromium, smoke / "report.html", f"report-{theme}", theme, "#gradients")
+            photograph(chromium, smoke / "report.html", f"report-{theme}", theme, "#weights")
         photograph(chromium, folder / "both.html", "reports", "light", "#gradients")
 
 
