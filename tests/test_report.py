@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from playwright.sync_api import Browser
 
+from job.document import seal
 from job.history import read_history
 from job.report import MARK, report
 from job.report_columns import Columns
@@ -129,6 +130,24 @@ def test_curves_are_those_of_the_history(trained: Run) -> None:
             assert values == {"mean": [e["tasks"][name][field] for e in epochs]}
     for (a, b), row in zip(told["cosines"]["pairs"], told["cosines"]["values"], strict=True):
         assert row == [e["tasks"][a]["cosines"][b] for e in epochs]
+
+
+def test_cost_is_that_of_the_pods(trained: Run, chromium: Browser, tmp_path: Path) -> None:
+    """Of a rented run the book's pods are told, hours times price; intents that failed are not."""
+    store = DirectoryStore(tmp_path)
+    store_events(store, "small/x", plain(trained), {})
+    pod = {"gpu": "RTX 4090", "cloud": "SECURE", "intended": "2026-11-23T06:00:00+00:00"}
+    first = {"pod": "a", "cost": 0.6, "created": "2026-11-23T06:30:00+00:00"}
+    ended = {"ended": "2026-11-23T08:00:00+00:00"}
+    attempts = [pod | first | ended, pod | ended, pod | {"pod": "b", "cost": 1.0} | ended]
+    store.put("small/x/pods.json", seal({"attempts": attempts}))
+    pods = gather(store, "small/x", 1000)["pods"]
+    assert [(p["hours"], p["usd"]) for p in pods] == [(1.5, pytest.approx(0.9)), (2.0, 2.0)]
+    file = tmp_path / "page.html"
+    file.write_text(report([(store, "small/x")]))
+    with seen(chromium, file) as page:
+        assert ["cost", "2.90\xa0USD"] in page.cells("#facts")
+        assert "RTX 4090, secure: 90.0\xa0min at 0.6 USD/h" in page.text("#facts")
 
 
 def test_everything_can_be_switched(trained: Run, chromium: Browser) -> None:
