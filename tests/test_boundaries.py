@@ -20,7 +20,7 @@ LAYERS = {
     "store": "store store_directory store_s3 s3_errors",
     "records": "document head lease snapshot records stored checkpoint heart history rebuild claim "
     "grace heartbeat last_word",
-    "report": "report_columns report_data report_words report report_stored",
+    "report": "report_columns report_past report_data report_words report report_stored",
     "data": "data_file cells sheet bars series arrays target data",
     "network": "ranks tasks model baseline gradients precision balance balance_torchjd device",
     "step": "step optimizer ledger gates evaluate position alarms",
