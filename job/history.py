@@ -44,7 +44,8 @@ def read_events(store: Store, run: str) -> Iterator[Line]:
 def read_backwards(store: Store, run: str) -> Iterator[Line]:
     """Every event that counts, the last one first; raises as `read_history`.
 
-    So read, what supersedes events comes before them. One segment is held at a time.
+    So read, what supersedes events comes before them. Of one segment the lines are held, and of
+    them one is parsed at a time: many events at once would cost the garbage collector twice that.
     """
     head = HeadDocument(store, run, fenced=False).read()
     if head is None:
@@ -89,7 +90,7 @@ def _raw(store: Store, segment: Segment) -> list[bytes]:
 
 
 def _parsed(line: bytes) -> Line:
-    # In half of the standard library's time; a long run has gigabytes of lines.
+    # Faster than the standard library; a long run has gigabytes of lines.
     event: Line = from_json(line, cache_strings="keys")
     return event
 
