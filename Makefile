@@ -36,8 +36,9 @@ image: install ## an image with a spec: make image SPEC=spec.json TARGET=cuda TA
 bench: install ## what the gradient ledger costs, beside its peers
 	$(BIN)/python -m tests.bench.ledger
 
-pictures: install ## draw the pictures in README anew
+pictures: install ## draw the pictures in README anew; needs Debian's chromium
 	$(BIN)/python -m tests.pictures_live
+	$(BIN)/python -m tests.screenshots
 
 schema: install ## rewrite docker/spec.schema.json and what README.md takes from the code
 	$(BIN)/python -m job schema > docker/spec.schema.json

@@ -10,6 +10,7 @@ COMMANDS = {
     "cancel": "end a run for good",
     "fetch": "download a run's weights, spec and result",
     "diff": "show two runs side by side",
+    "report": "write a page of one run, or of several side by side",
     "reap": "end every pod of ours that should not live",
     "doctor": "check key, clock, store and image",
 }

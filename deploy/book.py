@@ -194,12 +194,15 @@ def remembered() -> list[Book]:
 
 
 def find(run: str, store: str | None) -> Found:
-    """A run by `<run id>` or `<name>/<run id>`.
+    """A run by `<run id>` or `<name>/<run id>`, or by its folder in a store that is a directory.
 
     In the store given, else where this machine knows it to be, else in that of EVENGRAD_STORE.
 
     Raises Stop, StoreError, InputError.
     """
+    if store is None and (folder := Path(run)).joinpath("latest.json").is_file():
+        *root, name, run_id = folder.resolve().parts
+        return Found(name=name, run_id=run_id, store=str(Path(*root)))
     name, slash, run_id = run.rpartition("/")
     for book in reversed(remembered()):
         if book.run_id == run_id and name in ("", book.name) and store in (None, book.store):

@@ -34,7 +34,9 @@ KeyFile = Annotated[
                  "what `runpod config` has stored."),
 ]  # fmt: skip
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="Run id, or name/run id.")]
+RunName = Annotated[
+    str, typer.Argument(metavar="RUN", help="Run id, name/run id, or a local run's folder.")
+]
 
 
 def serve(name: str, function: Callable[..., None], *codes: int) -> NoReturn:

@@ -92,7 +92,8 @@ def _files(spec_path: Path, spec: JobSpec) -> Iterator[Path]:
             rule = f"what is baked must lie in {ROOT} or its docker/: the build sees nothing else"
             raise InputError([Fault(str(path), "another folder", rule, "move it there")])
     fixed = [ROOT / name for name in ("Dockerfile", "pyproject.toml", "constraints.txt")]
-    for path in sorted({*entering, *fixed, *(ROOT / "job").glob("*.py")}):
+    code = [path for kind in ("*.py", "page/*") for path in (ROOT / "job").glob(kind)]
+    for path in sorted({*entering, *fixed, *code}):
         if not path.is_file():
             rule = "it enters the image, which is built from a checkout of evengrad"
             remedy = "put it there, or name an image by --image"

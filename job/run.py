@@ -32,6 +32,7 @@ from job.heartbeat import Beat, beating, path_of
 from job.journal import Journal, Sink
 from job.ledger import NotFinite
 from job.records import Records, UploadFailed
+from job.report_stored import store_report
 from job.snapshot import Snapshot
 from job.store import StoreError, Unavailable, patiently
 from job.train import Interrupted, Training
@@ -325,7 +326,19 @@ class Run:
         except (UploadFailed, StoreError) as fault:
             return self._leave(f"its end could not be stored: {fault}")
         self._give_back()
-        return end.code if end.final else self._leave(end.error or end.reason)
+        if not end.final:
+            return self._leave(end.error or end.reason)
+        self._report()
+        return end.code
+
+    def _report(self) -> None:
+        """A page for people, now that the end is stored and the run is nobody's any more."""
+        why = store_report(self.store, self.run, lambda: self.grace.asked)
+        if why:
+            remedy = "`python -m deploy.report` makes one at any time"
+            print(f"run {self.run_id}: no report.html, as {why}; {remedy}", file=sys.stderr)
+        elif sys.stderr.isatty():
+            print(f"report: {self.store.url}/{self.run}/report.html", file=sys.stderr)
 
     def _give_back(self) -> None:
         with suppress(StoreError, Fenced):  # or it has to be waited for

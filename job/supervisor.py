@@ -35,6 +35,7 @@ from job.launch import MARK, TORCHRUN, cluster_of, command, variables
 from job.lease import Held
 from job.pod import end_forever, own_pod
 from job.records import UploadFailed
+from job.report_stored import store_report
 from job.run_id import new_run_id
 from job.spec import JobSpec, Resources
 from job.store import Store, StoreError
@@ -301,7 +302,11 @@ class Supervisor:
         except (Refused, Held, Fenced, Damaged, InputError, UploadFailed, StoreError) as fault:
             say(f"the run's end could not be stored: {fault}")
             return end
-        return end if code is None else end._replace(code=code)
+        if code is None:
+            return end
+        if why := store_report(store, f"{spec.name}/{self.run_id}", lambda: bool(self.told)):
+            say(f"no report.html, as {why}; `python -m deploy.report` makes one at any time")
+        return end._replace(code=code)
 
     def _heeding(self, act: Callable[[], Result], patience: float) -> Result | None:
         """What `act` returns; None where a signal came, and so many seconds after it no answer.

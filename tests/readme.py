@@ -10,14 +10,23 @@ from tests.fields import fields
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 
-MAPPED = ("job", "deploy", "docker", "tests", "tests/bench", "tests/toy")
+MAPPED = ("job", "job/page", "deploy", "docker", "tests", "tests/bench", "tests/toy")
 OTHERS = {
+    "chart.js": "A chart: lines, bands from least to greatest, what happened beside them.",
+    "dom.js": "Elements, numbers and colours of the page.",
     "failing.json": "The trainer that failed, as a spec.",
+    "heatmap.js": "Cosines of pairs of tasks over time.",
     "nasdaq.LICENSE.md": "The licence of the bars.",
     "nasdaq.README.md": "Where the bars come from.",
     "nasdaq.csv.gz": "NASDAQ Composite, daily bars, 1999-2018.",
+    "report.css": "The page's style, for light, dark, phones and paper.",
+    "report.html": "The page around its data, scripts and style.",
+    "report.js": "The page's sections.",
     "smoke.json": "The spec of `make smoke`.",
     "spec.schema.json": "The spec's JSON Schema; written by `make schema`.",
+    "uPlot.LICENSE": "The charting library's licence, MIT.",
+    "uPlot.iife.min.js": "uPlot 1.6.32, the charting library, as published.",
+    "uPlot.min.css": "Its style.",
 }
 """What files say that have no docstring."""
 

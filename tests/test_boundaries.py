@@ -21,6 +21,7 @@ LAYERS = {
     "records": "document head lease snapshot records stored checkpoint heart history rebuild claim "
     "grace heartbeat last_word",
     "numbers for others": "metrics event_file tidy export",
+    "report": "report_columns report_past report_data report_words report report_stored",
     "data": "data_file cells sheet bars series arrays target data",
     "network": "ranks tasks model baseline gradients precision balance balance_torchjd device",
     "step": "step optimizer ledger gates evaluate position alarms",
@@ -38,13 +39,13 @@ DEPLOY = {
     "pods": "ending looking life rent follow",
     "runs": "state states_shown",
     "frame": "command prepare",
-    "commands": "submit logs status list cancel fetch reap doctor diff __main__",
+    "commands": "submit logs status list cancel fetch reap doctor diff report __main__",
 }
 """The same for `deploy`."""
 READS = (
     *("version", "run_id", "faults", "strict_json", "spec", "spec_diff", "read_spec"),
     *("events", "journal", "show", "frame", "live"),
-    *("store", "document", "head", "history", "stored"),
+    *("store", "document", "head", "history", "stored", "report"),
 )
 """What of `job` it may import: the spec, and what reads a run's records."""
 MODULES = {path.stem for path in (ROOT / "job").glob("*.py")} - {"__init__"}

@@ -195,7 +195,8 @@ def test_what_the_image_holds(image: str) -> None:
     layer, label or variable."""
     listed = docker("run", "--rm", "--entrypoint", "find", image, "/app", "/job", "-type", "f")
     files = listed.stdout.split()
-    expected = {f"/app/job/{path.name}" for path in (ROOT / "job").glob("*.py")}
+    code = [path for kind in ("*.py", "page/*") for path in (ROOT / "job").glob(kind)]
+    expected = {f"/app/{path.relative_to(ROOT)}" for path in code}
     assert set(files) == expected | {"/job/spec.json", "/job/build.json", "/job/nasdaq.csv.gz"}
     looked = "! command -v gcc cc g++ c++ clang && test ! -e /root/.cache && test ! -e ~/.cache"
     docker("run", "--rm", "--user", "root", "--entrypoint", "sh", image, "-c", looked)

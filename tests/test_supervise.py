@@ -213,6 +213,7 @@ def test_crash_loop(tmp_path: Path) -> None:
     second = ended(tmp_path / "2", spec, store)
     assert (second.process.returncode, second.events[0]["reason"]) == (1, "crash_loop")
     assert result(tmp_path)["reason"] == "crash_loop"
+    assert (tmp_path / "store/small/r/report.html").is_file()
 
 
 def test_boots_with_progress_do_not_count(tmp_path: Path) -> None:

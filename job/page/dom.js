@@ -1,0 +1,64 @@
+// Elements, numbers as people read them, and colours of the theme.
+
+const h = (tag, attributes = {}, ...children) => {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (name === "style") element.style.cssText = value;
+    else element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(...children.flat(9).filter((child) => child !== null && child !== undefined));
+  return element;
+};
+
+const MINUS = "\u2212", NBSP = "\u00a0", NONE = "\u2013";
+const minus = (text) => text.replace(/-/g, MINUS);
+const num = (value, digits = 4) =>
+  value === null || value === undefined ? NONE : minus(String(Number(value.toPrecision(digits))));
+const pct = (value, digits = 1) =>
+  value === null || value === undefined ? NONE : minus((100 * value).toFixed(digits)) + NBSP + "%";
+const whole = (value) => value.toLocaleString("en-US");
+
+const lasting = (seconds) => {
+  if (seconds < 120) return `${num(seconds, 3)}${NBSP}s`;
+  if (seconds < 7200) return `${(seconds / 60).toFixed(1)}${NBSP}min`;
+  return `${(seconds / 3600).toFixed(1)}${NBSP}h`;
+};
+const moment = (text) =>
+  text ? text.slice(0, 16).replace("T", " ") + " UTC" : NONE;
+
+// A canvas takes no variables of CSS, so their values are looked up whenever one is drawn.
+const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+
+const PALETTE = [
+  "#4269d0", "#e58606", "#3ca951", "#d6336c", "#8a5cd6", "#1a9e96", "#9c6b4e", "#6b7c93",
+];
+const colour = (i, count) => {
+  if (count <= PALETTE.length) return PALETTE[i];
+  return `hsl(${(i * 137.5 + 225) % 360} ${i % 2 ? 48 : 62}% ${[52, 62, 44][i % 3]}%)`;
+};
+const faded = (value, alpha) =>
+  value.startsWith("hsl")
+    ? value.replace(")", ` / ${alpha})`)
+    : value + Math.round(alpha * 255).toString(16).padStart(2, "0");
+
+// One of several values of a setting, as buttons of which one is pressed.
+const choice = (name, label, options, chosen, change) => {
+  const buttons = options.map((option) =>
+    h("button", {
+      type: "button", "data-value": option, "aria-pressed": String(option === chosen),
+      onclick: () => {
+        for (const each of buttons) each.setAttribute("aria-pressed", String(each === buttons[options.indexOf(option)]));
+        change(option);
+      },
+    }, option));
+  return h("div", { class: "choice", id: name, role: "group", "aria-label": label },
+    h("span", {}, label), buttons);
+};
+
+const table = (head, rows, attributes = {}) =>
+  h("div", { class: "scroll", tabindex: "0" }, h("table", attributes,
+    h("thead", {}, h("tr", {}, head.map((cell) => h("th", { scope: "col" }, cell)))),
+    h("tbody", {}, rows.map((row) =>
+      h("tr", {}, row.map((cell, i) => i ? h("td", {}, cell) : h("th", { scope: "row" }, cell)))))));

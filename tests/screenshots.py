@@ -1,0 +1,65 @@
+"""README's pictures of reports; `make pictures`.
+
+    python -m tests.screenshots
+
+Trains docker/smoke.json, and docker/failing.json beside it, as any user does; photographs the
+report of the first, light and dark, and that of both side by side.
+"""
+
+from __future__ import annotations
+
+import base64
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from playwright.sync_api import Browser
+
+from tests.browser import browser, seen
+from tests.command import ROOT, environment
+
+PICTURES = Path(__file__).parent / "pictures"
+WIDTH = 960
+
+
+def python(*arguments: str | Path) -> None:
+    """A command of ours in the repository; a gate that fails is fine."""
+    command = [sys.executable, "-m", *map(str, arguments)]
+    code = subprocess.run(
+        command, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL
+    ).returncode
+    assert code in (0, 6), (command, code)
+
+
+def photograph(chromium: Browser, file: Path, name: str, theme: str, until: str) -> None:
+    """The page's top, until where a section begins."""
+    with seen(chromium, file, WIDTH, theme) as found:
+        end = found.page.locator(until).bounding_box()
+        assert end is not None
+        clip = {"x": 0, "y": 0, "width": WIDTH, "height": end["y"] - 8, "scale": 1}
+        # Chromium's own way, as playwright's writes no WebP: a PNG is twice as large.
+        session = found.page.context.new_cdp_session(found.page)
+        options = {"format": "webp", "quality": 84, "clip": clip, "captureBeyondViewport": True}
+        taken = session.send("Page.captureScreenshot", options)
+    path = PICTURES / f"{name}.webp"
+    path.write_bytes(base64.b64decode(taken["data"]))
+    print(f"{path.relative_to(ROOT)}: {path.stat().st_size / 1e3:.0f} kB")
+
+
+def main() -> None:
+    PICTURES.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as made, browser() as chromium:
+        folder = Path(made)
+        for name in ("smoke", "failing"):
+            spec = ROOT / "docker" / f"{name}.json"
+            python("job", "run", spec, "--store", folder / "runs", "--run-id", name)
+        smoke, failing = (folder / "runs" / name / name for name in ("smoke", "failing"))
+        python("deploy.report", failing, smoke, "-o", folder / "both.html")
+        for theme in ("light", "dark"):
+            photograph(chromium, smoke / "report.html", f"report-{theme}", theme, "#weights")
+        photograph(chromium, folder / "both.html", "reports", "light", "#gradients")
+
+
+if __name__ == "__main__":
+    main()
