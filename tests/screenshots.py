@@ -2,8 +2,8 @@
 
     python -m tests.screenshots
 
-Trains docker/smoke.json, and docker/failing.json beside it, as any user does; photographs the
-report of the first, light and dark, and that of both side by side.
+Trains docker/smoke.json, docker/failing.json and spec.json, as any user does; photographs the report
+of the first, light and dark, and that of the others side by side.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ def main() -> None:
     PICTURES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as made, browser() as chromium:
         folder = Path(made)
-        for name in ("smoke", "failing"):
-            spec = ROOT / "docker" / f"{name}.json"
-            python("job", "run", spec, "--store", folder / "runs", "--run-id", name)
-        smoke, failing = (folder / "runs" / name / name for name in ("smoke", "failing"))
-        python("deploy.report", failing, smoke, "-o", folder / "both.html")
+        specs = {"smoke": "docker/smoke.json", "failing": "docker/failing.json"}
+        for name, spec in (specs | {"jade": "spec.json"}).items():
+            python("job", "run", ROOT / spec, "--store", folder / "runs", "--run-id", name)
+        smoke, failing, jade = (folder / "runs" / n / n for n in ("smoke", "failing", "jade"))
+        python("deploy.report", failing, jade, "-o", folder / "both.html")
         for theme in ("light", "dark"):
             photograph(chromium, smoke / "report.html", f"report-{theme}", theme, "#weights")
         photograph(chromium, folder / "both.html", "reports", "light", "#gradients")
