@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
 from pydantic import BaseModel
-from torch import Tensor
 
+from job import effect
 from job.baseline import Baseline
 from job.data import Dataset, Split
 from job.evaluate import Losses, evaluate, evenly_spaced
@@ -33,8 +33,6 @@ LOOKS = 20
 """How often the losses are looked at."""
 SAMPLES = 512
 """Of each split that a look is at, at most."""
-EFFECTS = 64
-"""Samples on which a step's effect is predicted."""
 
 Tick = Callable[[float], None]
 """Told what share of a probe is done."""
@@ -47,15 +45,6 @@ class Look:
     step: int
     train: Losses
     validation: Losses
-
-
-@dataclass
-class Effect:
-    """What single steps did to a task's loss through the trunk, relative to that loss, summed."""
-
-    predicted: float = 0.0
-    """To first order: ⟨gradient, displacement⟩ of the trunk's parameters."""
-    measured: float = 0.0
 
 
 @dataclass
@@ -82,7 +71,7 @@ class Probe:
     """Parameters that never had a gradient, by task, those of the trunk under ``."""
     dead: dict[str, float] = field(default_factory=dict)
     """Share of a window head's projection that is 0 for every sample at the end."""
-    effects: dict[str, Effect] = field(default_factory=dict)
+    effects: dict[str, effect.Effect] = field(default_factory=dict)
     cosines: dict[str, dict[str, float]] = field(default_factory=dict)
     """Mean cosines of a task's gradient at z with each other task's."""
     broken: str | None = None
@@ -168,7 +157,7 @@ class _Prober:
         self.largest = torch.zeros(len(self.named))
         self.limit = min(training.total_steps, STEPS)
         self.until = math.inf
-        self.before: _Before | None = None
+        self.before: effect.Before | None = None
         self.found = Probe(
             spec=training.spec,
             data=training.data,
@@ -177,7 +166,7 @@ class _Prober:
             planned=training.total_steps,
             batches=training.batches_per_epoch,
             reach=reach(training),
-            effects={name: Effect() for name in names},
+            effects={name: effect.Effect() for name in names},
         )
 
     def _sizes(self) -> dict[str, float]:
@@ -228,13 +217,13 @@ class _Prober:
         size = [torch.zeros(()) if g is None else g.abs().max().cpu() for g in grads]
         self.largest = torch.maximum(self.largest, torch.stack(size))
         if self.before is not None:
-            self._effect(self.before)
+            effect.add(self.found.effects, self.before, self.training)
             self.before = None
         every = max(1, self.limit // LOOKS)
         if step % every == 0 or step == self.limit:
             self._look()
             if len(self.found.looks) % 3 == 0:
-                self.before = self._remember()
+                self.before = effect.remember(self.training)
         self.tick(step / self.limit)
         return step >= self.limit or time.monotonic() > self.until
 
@@ -245,53 +234,6 @@ class _Prober:
             for split in (training.data.train, training.data.validation)
         )
         self.found.looks.append(Look(training.at.step, *both))
-
-    # --- what one step does ----------------------------------------------------------------------
-
-    def _batch(self) -> tuple[Tensor, list[Tensor]]:
-        train, device = self.training.data.train, self.training.device
-        chosen = evenly_spaced(len(train.features), EFFECTS)
-        targets = [train.targets[name][chosen].to(device) for name in self.training.names]
-        return train.features[chosen].to(device), targets
-
-    def _losses(self, parameters: dict[str, Tensor]) -> list[Tensor]:
-        """The tasks' losses [] of a network with these parameters, in evaluation mode."""
-        features, targets = self._batch()
-        was_training = self.model.training
-        self.model.eval()
-        outputs = torch.func.functional_call(self.model, parameters, (features,))
-        self.model.train(was_training)
-        rows = zip(self.training.losses, outputs, targets, strict=True)
-        return [loss(output, target)[0] for loss, output, target in rows]
-
-    def _remember(self) -> _Before:
-        """Parameters, and each task's loss and gradient at the trunk's."""
-        now = {n: p.detach().clone() for n, p in self.model.named_parameters()}
-        trunk = {n: p.requires_grad_() for n, p in now.items() if n.startswith("trunk.")}
-        losses = self._losses(now)
-        grads = [
-            torch.autograd.grad(loss, list(trunk.values()), retain_graph=True, allow_unused=True)
-            if loss.requires_grad
-            else [None] * len(trunk)
-            for loss in losses
-        ]
-        values = [loss.item() for loss in losses]
-        return _Before({n: p.detach() for n, p in now.items()}, list(trunk), values, grads)
-
-    @torch.no_grad()
-    def _effect(self, before: _Before) -> None:
-        """Add what the step just taken was to do to the losses through the trunk, and did."""
-        now = dict(self.model.named_parameters())
-        moved = [now[name] - before.parameters[name] for name in before.trunk]
-        mixed = before.parameters | {name: now[name].detach() for name in before.trunk}
-        after = self._losses(mixed)
-        for k, name in enumerate(self.training.names):
-            pairs = zip(before.grads[k], moved, strict=True)
-            change = sum(float((g * d).sum()) for g, d in pairs if g is not None)
-            if (was := before.losses[k]) > 0:
-                effect = self.found.effects[name]
-                effect.predicted += change / was
-                effect.measured += (after[k].item() - was) / was
 
     # --- paths -----------------------------------------------------------------------------------
 
@@ -309,7 +251,9 @@ class _Prober:
             for room, prefix in rooms.items()
         }
         with torch.no_grad():
-            features, _ = self._batch()
+            chosen = evenly_spaced(len(training.data.train.features), SAMPLES)
+            features = training.data.train.features[chosen].to(training.device)
+            self.model.eval()
             z = self.model.trunk(features)
             for name, head in zip(found.names, self.model.heads, strict=True):
                 if not isinstance(head, StepHead):
@@ -319,14 +263,3 @@ class _Prober:
     def _idle(self, name: str) -> bool:
         """Whether a parameter has no part in the loss by its nature: recurrence over one step."""
         return "weight_hh" in name and self.training.data.train.features.shape[1] == 1
-
-
-@dataclass(frozen=True)
-class _Before:
-    """A network before a step."""
-
-    parameters: dict[str, Tensor]
-    trunk: list[str]
-    """Names of the trunk's parameters."""
-    losses: list[float]
-    grads: Sequence[Sequence[Tensor | None]]

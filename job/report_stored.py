@@ -33,6 +33,8 @@ def store_report(
     working = threading.Thread(target=work, name="report", daemon=True)
     working.start()
     until = time.monotonic() + seconds
-    while working.is_alive() and time.monotonic() < until and not stopping():
+    while working.is_alive() and time.monotonic() < until:
+        if stopping():
+            return why[0] and "a signal came first"
         working.join(POLL)
     return why[0]

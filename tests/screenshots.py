@@ -2,8 +2,8 @@
 
     python -m tests.screenshots
 
-Trains docker/smoke.json, docker/failing.json and spec.json, as any user does; photographs the report
-of the first, light and dark, and that of the others side by side.
+Trains docker/smoke.json, docker/failing.json and spec.json as any user does; photographs the
+report of the first, light and dark, and that of the others side by side.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ LAYERS = {
     "step": "step optimizer ledger gates evaluate position alarms",
     "train": "train",
     "uses of it": "facts run follow compare summary",
-    "diagnosis": "edit reach probe finding cause_path cause_targets cause_rate cause_travel "
+    "diagnosis": "edit reach effect probe finding cause_path cause_targets cause_rate cause_travel "
     "cause_loss cause_trunk cause_sigma cause_setup diagnose fixed verify diagnosis_shown",
     "container": "cancel boot launch bake conclude pod supervisor supervise",
     "command line": "__main__",

@@ -211,11 +211,15 @@ def test_what_the_image_holds(image: str) -> None:
 # --- a run in it ----------------------------------------------------------------------------------
 
 
+LONGER = SPEC | {"train.epochs": 60}
+"""Still training when a signal comes through the engine."""
+
+
 @pytest.fixture(scope="module")
 def undisturbed(image: str, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The weights of a run that nothing happened to, in a container."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    container = Container(image, folder, write(folder / "specs", SPEC))
+    container = Container(image, folder, write(folder / "specs", LONGER))
     try:
         assert container.wait() == 0, container.logs
     finally:
@@ -228,7 +232,7 @@ def test_sigterm(
 ) -> None:
     """Exit code 75 within 10 s, and a state from which the next container ends undisturbed; a
     third one trains nothing."""
-    spec = write(tmp_path / "specs", SPEC)
+    spec = write(tmp_path / "specs", LONGER)
     first = Container(image, tmp_path, spec)
     containers.append(first)
     first.until_step(12)
@@ -251,7 +255,7 @@ def test_docker_kill(
     image: str, undisturbed: bytes, tmp_path: Path, containers: list[Container]
 ) -> None:
     """Killed in mid-run and started again, it ends bit for bit as the undisturbed run."""
-    spec = write(tmp_path / "specs", SPEC)
+    spec = write(tmp_path / "specs", LONGER)
     for step in (12, 30):
         killed = Container(image, tmp_path, spec)
         containers.append(killed)
