@@ -15,7 +15,7 @@ import typer
 from job.faults import InputError
 from job.heartbeat import path_of
 from job.last_word import told
-from job.read_spec import read_spec
+from job.read_spec import parse_spec, read_spec, read_text
 from job.read_spec import schema as spec_schema
 from job.run_id import FORM, RULE, new_run_id
 from job.spec import JobSpec
@@ -232,7 +232,7 @@ def diagnose(
 
     Findings come in the order in which one hides the next; each has its evidence, a remedy as JSON
     Patch (RFC 6902) of the spec, and its effect in a probe. Exit codes: 0 nothing found; 7
-    something found; 1 failed; 2 invalid spec, data or usage.
+    something found; 1 failed, or a fixed run of --verify did; 2 invalid spec, data or usage.
     """
     from job import diagnosis_shown as shown
     from job import fixed
@@ -241,7 +241,8 @@ def diagnose(
     from job.edit import edited
     from job.verify import verify as try_out
 
-    job, raw = read_spec(spec), json.loads(spec.read_text("utf-8"))
+    text = read_text(spec)
+    job, raw = parse_spec(text, str(spec)), json.loads(text)
     folder = spec.resolve().parent
     if fix is not None:
         fixed.check_free(fix)
@@ -250,18 +251,22 @@ def diagnose(
     out, told = shown.console(), shown.as_json(found, raw)
     if not as_json:
         shown.show(out, found, raw)
-    if fix is not None and found.edits:
-        fixed.write(fixed.content(raw, found.edits, spec, fix), fix)
-        typer.echo(f"wrote {fix}", err=True)
-    elif fix is not None:
-        typer.echo(f"{fix} was not written: there is nothing to edit", err=True)
     if verify and found.edits:
         mended = edited(job, found.edits)
         told["verified"] = try_out(found, job, mended, folder, seeds, workers, _tell)
         if not as_json:
             shown.show_verified(out, told["verified"])
+    elif verify:
+        _tell("nothing was verified: there is nothing to edit")
     if as_json:
         typer.echo(json.dumps(told, allow_nan=False))
+    if fix is not None and found.edits:
+        fixed.write(fixed.content(raw, found.edits, spec, fix), fix)
+        _tell(f"wrote {fix}")
+    elif fix is not None:
+        _tell(f"{fix} was not written: there is nothing to edit")
+    if told.get("verified", {}).get("failed"):
+        raise typer.Exit(FAILED)
     raise typer.Exit(FOUND if found.findings else 0)
 
 

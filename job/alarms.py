@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from job.balance import LARGEST_LOG
 from job.baseline import Baseline
 from job.events import Alarm, Epoch, EpochTask
 from job.position import Position
@@ -44,6 +45,8 @@ FURTHER = "Why: `python -m job diagnose SPEC`"
 """What every message ends with."""
 OFF = math.log(2)
 """Of a weight to where it would rest, in log."""
+OUTSIDE = 0.01
+"""Share of targets beyond an activation's reach, from which it is told: a few may be outliers."""
 RANGES = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0), "relu": (0.0, math.inf)}
 """What an activation can reach, in transformed units."""
 
@@ -120,15 +123,15 @@ class Watch:
         """Whether a learned weight is far from where it would rest, and cannot come there."""
         if not isinstance(self.balance, Uncertainty) or not 0 < task.train_loss < math.inf:
             return
-        start = 0.5 * self.balance.weights.get(name, 1.0)
-        rest = start / task.train_loss
+        by_hand = self.balance.weights.get(name, 1.0)
+        start, rest = 0.5 * by_hand, resting_weight(by_hand, task.train_loss)
         gap = abs(math.log(rest / task.weight))
         pace = abs(math.log(task.weight / start)) / epoch
         if gap > OFF and gap > pace * (self.epochs - epoch):
             yield Sign(
                 "sigma_frozen",
                 f"{name}: its learned weight is {task.weight:.3g} after {epoch} epochs, would rest "
-                f"at 1/(2 loss) = {rest:.3g} and is too slow to come there in this run",
+                f"at {by_hand:g}/(2 loss) = {rest:.3g} and is too slow to come there in this run",
             )
 
     @staticmethod
@@ -153,6 +156,17 @@ def _times(loss: float, trivial: float) -> str:
     return f"{loss / trivial:.1f} times" if trivial > 0 else "above"
 
 
+def resting_weight(by_hand: float, loss: float) -> float:
+    """Where a learned weight rests: w / (2 loss), as far as its log variance may go."""
+    return 0.5 * by_hand * math.exp(-min(max(math.log(loss), -LARGEST_LOG), LARGEST_LOG))
+
+
+def outside(activation: str, wanted: Tensor) -> float:
+    """Share of the elements, in transformed units, that an activation of RANGES cannot reach."""
+    low, high = RANGES[activation]
+    return ((wanted < low) | (wanted > high)).double().mean().item()
+
+
 def out_of_range(losses: Sequence[TaskLoss], targets: dict[str, Tensor]) -> Iterator[Alarm]:
     """Tasks whose activation cannot reach some of their training targets."""
     for loss in losses:
@@ -160,8 +174,8 @@ def out_of_range(losses: Sequence[TaskLoss], targets: dict[str, Tensor]) -> Iter
             continue
         low, high = RANGES[loss.task.activation]
         wanted = (targets[loss.task.name] - loss.shift.cpu()) / loss.scale.cpu()
-        share = ((wanted < low) | (wanted > high)).double().mean().item()
-        if share > 0:
+        share = outside(loss.task.activation, wanted)
+        if share >= OUTSIDE:
             yield Alarm(
                 kind="targets_out_of_range",
                 message=f"{loss.task.name}: {share:.1%} of its training targets lie outside of "

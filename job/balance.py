@@ -19,6 +19,8 @@ from job import spec
 
 TINY = 1e-8
 """Smallest number that a weight is divided by; a loss of 0 then has a weight of 1e8 at most."""
+LARGEST_LOG = 10.0
+"""How far from 0 a learned log variance may be."""
 
 
 class Balancer(nn.Module):
@@ -134,7 +136,7 @@ class Uncertainty(Fixed):
 
     def weigh(self, losses: Tensor, gram: Tensor) -> Tensor:
         """The factors of the losses in the objective; brings s back into its bounds."""
-        self.log_variance.clamp_(-10, 10)
+        self.log_variance.clamp_(-LARGEST_LOG, LARGEST_LOG)
         return self.weights * 0.5 * torch.exp(-self.log_variance)
 
     def objective(self, losses: Tensor) -> Tensor:

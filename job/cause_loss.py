@@ -52,9 +52,8 @@ def _find(case: Case, limit: float, tasks: Sequence[Task]) -> Iterator[Finding]:
         effect += told(case.now, after, [name])
         case.accept(edits, after)
         remedy = "set " + ", ".join(map(str, edits))
-        yield Finding(
-            "saturated_loss", name, _evidence(first.spec, k, share), remedy, edits, effect
-        )
+        evidence = _evidence(first.spec, k, share)
+        yield Finding("saturated_loss", name, evidence, remedy, edits, effect, (name,))
 
 
 def _evidence(spec: JobSpec, k: int, share: float) -> str:

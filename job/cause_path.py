@@ -13,17 +13,24 @@ FIRING = 0.05
 
 def find(case: Case) -> Iterator[Finding]:
     """Findings of the spec as it is; closes the tasks that they are of."""
-    yield from _untrained(case)
-    for k, name in enumerate(case.first.names):
-        if case.first.silent[name]:
-            yield _silent(case, k, name)
-            case.closed.add(name)
-    if case.first.silent[""]:
+    first = case.first
+    steps = len(first.steps)
+    if first.untrained:
         yield Finding(
             "blocked_path",
             None,
-            f"no task gave a gradient to {_named(case.first.silent[''])} in any of "
-            f"{len(case.first.steps)} steps",
+            f"the optimizer does not move {_named(first.untrained)} in {steps} steps",
+            "hand them to the optimizer and let them have gradients: no edit of a spec does that",
+        )
+    for k, name in enumerate(first.names):
+        if first.silent[name]:
+            yield _silent(case, k, name)
+            case.closed.add(name)
+    if first.silent[""]:
+        yield Finding(
+            "blocked_path",
+            None,
+            f"no task gave a gradient to {_named(first.silent[''])} in any of {steps} steps",
             "look where the loss is cut off from it: no edit of a spec does that",
         )
 
@@ -32,62 +39,52 @@ def died(case: Case) -> Iterator[Finding]:
     """Findings of stuck window heads of which hardly a unit fires."""
     for name, share in case.now.dead.items():
         if share > 1 - FIRING and name in case.stuck():
-            yield from _dead(case, name)
-
-
-def _untrained(case: Case) -> Iterator[Finding]:
-    """Parameters that no optimizer moves: a frozen layer, a log variance that was forgotten."""
-    if case.first.untrained:
-        yield Finding(
-            "blocked_path",
-            None,
-            f"the optimizer does not move {_named(case.first.untrained)} in "
-            f"{len(case.first.steps)} steps",
-            "hand them to the optimizer and let them have gradients: no edit of a spec does that",
-        )
+            finding = _dead(case, name)
+            if finding.edits:
+                yield finding
 
 
 def _silent(case: Case, k: int, name: str) -> Finding:
+    """A head without gradients: its units are dead, its activation flat, or its loss cut off."""
+    if case.first.dead.get(name, 0.0) > 1 - FIRING:
+        return _dead(case, name)
     task = case.first.spec.tasks[k]
     evidence = (
         f"the gradient of {_named(case.first.silent[name])} was 0 in all of "
         f"{len(case.first.steps)} steps"
     )
-    if task.activation == "identity":
-        cut = "its loss is cut off from its head, as by .detach(): no edit of a spec does that"
-        return Finding("blocked_path", name, evidence, cut)
-    edit = Edit(("tasks", k, "activation"), "identity")
-    return _mended(case, name, f"{evidence}: its {task.activation} is flat there", edit)
+    if task.activation != "identity":
+        edit = Edit(("tasks", k, "activation"), "identity")
+        best = case.best([(edit,)], [name], at_any_cost=True)
+        evidence += f": its {task.activation} is flat there"
+        if best is not None:
+            edits, after = best
+            effect = told(case.now, after, [name])
+            case.accept(edits, after)
+            return Finding("blocked_path", name, evidence, f"set {edit}", edits, effect, (name,))
+    cut = "look where its loss is cut off from its head, as by .detach(): no edit of a spec helps"
+    return Finding("blocked_path", name, evidence, cut)
 
 
-def _dead(case: Case, name: str) -> Iterator[Finding]:
-    """A window head whose ReLU has died, which slower heads prevent."""
-    optimizer = case.first.spec.optimizer
+def _dead(case: Case, name: str) -> Finding:
+    """A window head whose ReLU has died, which slower heads may prevent."""
+    optimizer = case.spec.optimizer
     lr = optimizer.head_lr or optimizer.lr
-    rates = [(Edit(("optimizer", "head_lr"), float(f"{lr / by:.1g}")),) for by in (3, 10, 30)]
-    if (best := case.best(rates, [name])) is None:
-        return
-    edits, after = best
     evidence = (
-        f"{case.first.dead[name]:.0%} of its projection's units are 0 for every sample, so no "
-        f"gradient passes: with head_lr {lr:g} the ReLU has died"
+        f"{case.now.dead[name]:.0%} of its projection's units are 0 for every sample, so hardly a "
+        f"gradient passes: its ReLU has died (head_lr {lr:g})"
     )
+    rates = [(Edit(("optimizer", "head_lr"), float(f"{lr / by:.1g}")),) for by in (3, 10, 30)]
+    best = case.best(rates, [name])
+    if best is None:
+        return Finding("blocked_path", name, evidence, "start its biases higher: no edit does that")
+    edits, after = best
     effect = f"{after.dead[name]:.0%} of them; {told(case.now, after, [name])}"
     case.accept(edits, after)
-    yield Finding("blocked_path", name, evidence, f"set {edits[0]}", edits, effect)
-
-
-def _mended(case: Case, name: str, evidence: str, edit: Edit) -> Finding:
-    remedy = f"set {edit}"
-    tried = case.try_(edit)
-    if tried is None:
-        return Finding("blocked_path", name, evidence, remedy, (edit,))
-    effect = told(case.now, tried, [name])
-    case.accept([edit], tried)
-    return Finding("blocked_path", name, evidence, remedy, (edit,), effect)
+    return Finding("blocked_path", name, evidence, f"set {edits[0]}", edits, effect, (name,))
 
 
 def _named(parameters: list[str]) -> str:
-    """The parameters, as modules where all of one are among them."""
+    """The first few of the parameters, and how many more there are."""
     shown = ", ".join(parameters[:3])
     return shown + (f" and {len(parameters) - 3} more" if len(parameters) > 3 else "")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from job.edit import Edit
-from job.finding import Case, Finding, told
+from job.finding import KNOWS, Case, Finding, told
+from job.probe import Probe
 
 MUCH = 0.3
 """Of the weights' own size, that a step moves one by: AdamW moves each by about its rate."""
@@ -31,24 +32,32 @@ def find(case: Case) -> Iterator[Finding]:
         tuple(Edit(("optimizer", key), float(f"{lr / by:.2g}")) for key, lr in rates)
         for by in LOWER
     ]
-    tasks = [name for name in first.names if name not in case.closed]
-    if first.broken is not None:
-        tried = next(((e, p) for e in candidates if (p := case.try_(*e)) is not None), None)
-    else:
-        tried = case.best(candidates, tasks)
-    if tried is None:
+    best = _least_bad(case, candidates) if first.broken else case.best(candidates, case.open)
+    if best is None:
         return
-    edits, after = tried
+    edits, after = best
     rise = ", ".join(
         f"{n} from {first.losses(n)[0]:.3g} to {max(first.losses(n)):.3g}" for n in risen
     )
-    evidence = f"a step moves a weight by {leaps:.2g} of the weights' own size; "
-    evidence += first.broken or (f"losses rose in the probe: {rise}" if rise else "none rose")
-    effect = told(case.now, after, tasks)
+    evidence = f"at lr {optimizer.lr:g} a step moves a weight by {leaps:.2g} of the weights' size"
+    evidence += f"; {first.broken}" if first.broken else ""
+    evidence += f"; losses rose in the probe: {rise}" if rise and not first.broken else ""
+    helped = () if first.broken else case.helped(after, case.open)
+    effect = told(case.now, after, helped or case.open)
     case.accept(edits, after)
     remedy = "set " + ", ".join(map(str, edits))
-    yield Finding(
-        "learning_rate", None, f"at lr {optimizer.lr:g}: {evidence}", remedy, edits, effect
+    yield Finding("learning_rate", None, evidence, remedy, edits, effect, helped)
+
+
+def _least_bad(
+    case: Case, candidates: list[tuple[Edit, ...]]
+) -> tuple[tuple[Edit, ...], Probe] | None:
+    """Of a run that breaks: the rate at which it does not, and learns best."""
+    tried = [(edits, case.try_(*edits)) for edits in candidates]
+    whole = [(edits, after) for edits, after in tried if after is not None]
+    learned = [each for each in whole if any(each[1].skill(n) > KNOWS for n in case.open)]
+    return max(
+        learned, key=lambda each: sum(max(each[1].skill(n), -1) for n in case.open), default=None
     )
 
 

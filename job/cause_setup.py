@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from job.edit import Edit
-from job.finding import GAIN, Case, Finding, gain, told
+from job.finding import GAIN, KNOWS, Case, Finding, gain, told
 from job.probe import STEPS, Probe
 from job.spec import BatchMean, GradientNorm, TorchJD
 
@@ -16,7 +16,7 @@ JUMPS = 0.5
 """Standard deviation of a log weight's change from step to step, from which batches are too small
 for a balancer that looks at one alone."""
 MORE = 4
-"""Times as many samples in a batch, or epochs."""
+"""Times as many epochs."""
 APART = 0.5
 """Between the skills on training and validation split, from which a task is learned by heart."""
 
@@ -30,24 +30,21 @@ def batch_noise(case: Case) -> Iterator[Finding]:
     jumps = {name: _jump(now, name) for name in now.names} if of_batch else {}
     if not jumps or max(jumps.values()) < JUMPS:
         return
-    size = min(MORE * spec.train.batch_size, len(now.data.train.features))
     kind = "gradient_norm" if isinstance(balance, GradientNorm) else "running_mean"
-    edits = (
-        Edit(("balance",), {"kind": kind}),
-        *([Edit(("train", "batch_size"), size)] if spec.train.batch_size < 8 else []),
-    )
+    best = case.best([(Edit(("balance",), {"kind": kind}),)], case.open)
+    if best is None:
+        return
+    edits, after = best
     name = max(jumps, key=lambda n: jumps[n])
     evidence = (
         f"its weight changes by a factor of {math.exp(jumps[name]):.2g} from one batch of "
         f"{spec.train.batch_size} to the next (sd of its log): {balance.kind} looks at one batch "
         f"alone"
     )
-    tried = case.try_(edits[0])
-    if tried is None:
-        return
-    effect = f"by ×{math.exp(_jump(tried, name)):.2g}; {told(now, tried, now.names)}"
-    case.accept(edits[:1], tried)
-    yield Finding("batch_noise", name, evidence, f"set {edits[0]}", edits[:1], effect)
+    helped = case.helped(after, case.open)
+    effect = f"by ×{math.exp(_jump(after, name)):.2g}; {told(now, after, helped)}"
+    case.accept(edits, after)
+    yield Finding("batch_noise", name, evidence, f"set {edits[0]}", edits, effect, helped)
 
 
 def _jump(probe: Probe, name: str) -> float:
@@ -75,7 +72,10 @@ def too_few_steps(case: Case) -> Iterator[Finding]:
         )
         effect = told(now, tried, learned)
         case.accept([epochs], tried)
-        yield Finding("too_few_steps", None, evidence, f"set {epochs}", (epochs,), effect)
+        edits = (epochs,)
+        yield Finding(
+            "too_few_steps", None, evidence, f"set {epochs}", edits, effect, tuple(learned)
+        )
         return
 
 
@@ -84,7 +84,7 @@ def overfitting(case: Case) -> Iterator[Finding]:
     for name in case.now.names:
         now = case.now
         train, held_out = now.skill(name), now.skill(name, "validation")
-        if name in case.closed or not train - held_out > APART or held_out > 0:
+        if name not in case.open or not train - held_out > APART or held_out > 0:
             continue
         best = case.best(list(_regularized(case)), [name], "validation")
         if best is None:
@@ -97,7 +97,9 @@ def overfitting(case: Case) -> Iterator[Finding]:
         effect = told(now, after, [name], "validation")
         case.accept(edits, after)
         remedy = "set " + ", ".join(map(str, edits))
-        yield Finding("overfitting", name, evidence, remedy, edits, effect)
+        yield Finding(
+            "overfitting", name, evidence, remedy, edits, effect, (name,), split="validation"
+        )
 
 
 def _regularized(case: Case) -> Iterator[tuple[Edit, ...]]:
@@ -109,16 +111,34 @@ def _regularized(case: Case) -> Iterator[tuple[Edit, ...]]:
         yield (Edit(("train", "epochs"), epochs // 4),)
 
 
-def uninformative(case: Case, explained: set[str | None]) -> Iterator[Finding]:
-    """Stuck tasks that nothing measured explains, and that do no better alone."""
-    for name in case.stuck():
-        if name in explained or case.now.foreseen(name) < -GAIN:
+def unexplained(case: Case, explained: set[str]) -> Iterator[Finding]:
+    """Stuck tasks that nothing so far explains: trained alone, they learn or they do not."""
+    for name in [n for n in case.stuck() if n not in explained]:
+        if len(case.now.names) == 1 or (alone := _alone(case, name)) is None:
             continue
-        yield Finding(
-            "uninformative",
-            name,
-            f"its loss, {case.now.end(name):.3g}, is no better than the trivial prediction's, "
-            f"{case.now.trivial(name):.3g}, although its head can reach it, has its gradients and "
-            f"its share of them",
-            "the features may not tell it: no edit of a spec does that",
+        trivial, loss = case.now.trivial(name), case.now.end(name)
+        evidence = (
+            f"its loss, {loss:.3g}, is no better than the trivial prediction's, {trivial:.3g}"
         )
+        if alone.skill(name) > KNOWS and gain(case.now, alone, name) >= GAIN:
+            evidence += (
+                f"; alone it ends at {alone.end(name):.3g}: beside the others it does not learn"
+            )
+            yield Finding("conflict", name, evidence, "give it a trunk, or a run, of its own")
+        elif alone.skill(name) <= KNOWS:
+            evidence += (
+                f"; alone it ends at {alone.end(name):.3g}, and no edit tried helps by {GAIN:.0%}"
+            )
+            yield Finding("uninformative", name, evidence, "the features may not tell it")
+
+
+def _alone(case: Case, name: str) -> Probe | None:
+    """A probe of the task without the others."""
+    task = next(t for t in case.spec.tasks if t.name == name)
+    return case.try_(
+        Edit(("tasks",), [task.model_dump(mode="json")]),
+        Edit(("balance",), {"kind": "fixed"}),
+        Edit(("gates",), []),
+        Edit(("train", "early_stop"), None),
+        Edit(("checkpoint", "best_of"), None),
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from job.edit import Edit, edited
-from job.finding import Case, Finding, gain, told
+from job.finding import Case, Finding, told
 from job.reach import Reach
 from job.spec import CATEGORICAL, JobSpec
 from job.tasks import TaskLoss
@@ -14,8 +14,6 @@ ENOUGH = 1.25
 """Times what is needed, that an edit has to bring within reach."""
 SLOW = 0.1
 """Skill under which a task may lack reach."""
-SOME = 0.05
-"""Share by which a task's loss must fall in the probe, of several that are out of reach."""
 LONGER = 4
 """Times as many epochs, where nothing else is left to edit."""
 
@@ -23,29 +21,22 @@ LONGER = 4
 def find(case: Case) -> Iterator[Finding]:
     """A finding for each task that is out of reach, the farthest first: stuck ones before slow."""
     reach = case.now.reach
-    slow = [name for name in case.now.names if not case.now.foreseen(name) > SLOW]
-    far = [name for name in slow if name not in case.closed and reach[name].least < 1]
+    slow = [name for name in case.open if not case.now.foreseen(name) > SLOW]
+    far = [name for name in slow if reach[name].least < 1]
     far = [name for name in far if name in case.stuck()] or far
-    if not far:
-        return
-    edits = _edits(case, far)
+    edits = _edits(case, far) if far else []
     tried = case.try_(*edits) if edits else None
-    helped = [n for n in far if tried is not None and gain(case.now, tried, n) >= SOME]
-    if not helped and not set(far) & set(case.stuck()):
+    if tried is None:
         return
-    for name in sorted(helped or far, key=lambda name: reach[name].least):
-        effect = f"{told(case.now, tried, [name])}; " if tried is not None and helped else ""
-        after = case.measure(edited(case.spec, edits))[name].least if edits else 0.0
+    helped = case.helped(tried, far)
+    for name in sorted(helped, key=lambda name: reach[name].least):
         own = tuple(edit for edit in edits if _concerns(case, edit, name))
-        yield Finding(
-            "travel_budget",
-            name,
-            _evidence(case, name, reach[name]),
-            "set " + ", ".join(map(str, own)) if own else "train for longer",
-            own,
-            f"{effect}the reach becomes {after:.2g} times the need" if edits else "",
-        )
-    case.accept(edits, tried or case.now)
+        after = case.measure(edited(case.spec, edits))[name].least
+        effect = f"{told(case.now, tried, [name])}; the reach becomes {after:.2g} times the need"
+        evidence, remedy = _evidence(case, name, reach[name]), "set " + ", ".join(map(str, own))
+        yield Finding("travel_budget", name, evidence, remedy, own, effect, (name,))
+    if helped:
+        case.accept(edits, tried)
 
 
 def _concerns(case: Case, edit: Edit, name: str) -> bool:
@@ -63,7 +54,9 @@ def _edits(case: Case, far: Sequence[str]) -> list[Edit]:
     for edit in _candidates(case.spec, far):
         if all(reach[name].least >= ENOUGH for name in far):
             break
-        after = case.measure(edited(case.spec, [*chosen, edit]))
+        if (spec := case.edited(*chosen, edit)) is None:
+            continue
+        after = case.measure(spec)
         if _helps([reach[name] for name in far], [after[name] for name in far]):
             chosen.append(edit)
             reach = after
@@ -93,25 +86,28 @@ def _candidates(spec: JobSpec, far: Sequence[str]) -> Iterator[Edit]:
     fast = spec.optimizer.head_lr or spec.optimizer.lr
     if fast < 1e-2:
         yield Edit(("optimizer", "head_lr"), float(f"{min(3 * fast, 1e-2):.2g}"))
-    yield Edit(("train", "epochs"), LONGER * spec.train.epochs)
+    if LONGER * spec.train.epochs < 2**31:
+        yield Edit(("train", "epochs"), LONGER * spec.train.epochs)
 
 
 def _evidence(case: Case, name: str, reach: Reach) -> str:
-    """The numbers in the task's own units."""
+    """The numbers, in the task's own units where all outputs have one scale."""
     task = next(t for t in case.spec.tasks if t.name == name)
     loss = TaskLoss(task)
     loss.fit(case.first.data.train.targets[name])
-    in_units = float(loss.scale.mean())
-    what = " logits" if task.loss.kind in CATEGORICAL else f" {task.unit}".rstrip()
-    optimizer = case.spec.optimizer
+    scale, what = float(loss.scale[0]), f" {task.unit}".rstrip()
+    if task.loss.kind in CATEGORICAL:
+        scale, what = 1.0, " logits"
+    elif bool((loss.scale != loss.scale[0]).any()):
+        scale, what = 1.0, " standard deviations"
     spread, level = reach.ratios
     if spread <= level:
         can, must, of = reach.spread, reach.apart, "its outputs apart by"
     else:
         can, must, of = reach.level, reach.gap, "its mean output by"
-    rate = optimizer.head_lr or optimizer.lr
+    rate = case.spec.optimizer.head_lr or case.spec.optimizer.lr
     return (
-        f"{case.now.planned} steps of AdamW at lr {rate:g} can move {of} "
-        f"{can * in_units:.2g}{what} at most, its targets ask for {must * in_units:.2g}{what}: "
+        f"with what its head reads, {case.now.planned} steps of AdamW at lr {rate:g} can move {of} "
+        f"{can * scale:.2g}{what}, its targets ask for {must * scale:.2g}{what}: "
         f"{min(level, spread):.2g} of the way"
     )

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 
 from job.alarms import OPPOSED, STARVED
 from job.edit import Edit
-from job.finding import GAIN, Case, Finding, gain, told
+from job.finding import Case, Finding, gain, told
 from job.probe import Probe
 from job.spec import RunningMean, RunningMeanSqrtN, TorchJD
 
+PAIRS = 3
+"""Pairs in conflict that are tried, the most opposed first."""
 LITTLE = 0.5
 """Of an even share of the gradient at z, under which a stuck task may starve."""
 
@@ -21,7 +23,7 @@ def starved(case: Case) -> Iterator[Finding]:
     few = [
         name
         for name in case.now.names
-        if name not in case.closed
+        if name in case.open
         and min(share(case.first, name), share(case.now, name))
         < even * (LITTLE if name in stuck else STARVED)
     ]
@@ -31,7 +33,7 @@ def starved(case: Case) -> Iterator[Finding]:
     if best is None:
         return
     edits, after = best
-    helped = [name for name in few if gain(case.now, after, name) >= GAIN]
+    helped = case.helped(after, few)
     for name in sorted(helped, key=lambda name: share(case.first, name)):
         yield Finding(
             "starved",
@@ -40,6 +42,7 @@ def starved(case: Case) -> Iterator[Finding]:
             "set " + ", ".join(map(str, edits)),
             edits,
             f"its share becomes {share(after, name):.1%}; {told(case.now, after, [name])}",
+            (name,),
         )
     case.accept(edits, after)
 
@@ -77,59 +80,61 @@ def _split(probe: Probe, name: str) -> str:
 def _factors(probe: Probe, name: str) -> dict[str, float]:
     """What a task's pull at z, weight × norm, is made of; their product is the pull.
 
-    The mean over N outputs makes a gradient's norm 1/√N of what one output's is: its N parts lie
-    side by side.
+    The mean over a task's O outputs makes a gradient's norm 1/√O of what one output's is, as far as
+    their gradients are independent: O parts of 1/O each. That over T steps is in every task's: a
+    window task reads z's mean over them. Cross-entropy takes no mean over its classes.
     """
     balance, spec = probe.spec.balance, probe.spec
     task = next(t for t in spec.tasks if t.name == name)
-    steps = probe.data.train.features.shape[1] if task.level == "step" else 1
-    n = task.outputs * steps
     weight = probe.mean_of(name, "weight")
     by_hand = balance.weights.get(name, 1.0) if not isinstance(balance, TorchJD) else 1.0
     if isinstance(balance, RunningMeanSqrtN):
-        by_hand *= math.sqrt(n)
+        steps = probe.data.train.features.shape[1] if task.level == "step" else 1
+        by_hand *= math.sqrt(task.outputs * steps)
     normed = "division by the loss" if isinstance(balance, RunningMean) else "balancer"
-    reduction = 1 / math.sqrt(n)
-    rest = probe.mean_of(name, "grad_norm") / reduction
+    reduction = 1.0 if task.loss.kind == "cross_entropy" else 1 / math.sqrt(task.outputs)
     return {
         "weight": by_hand,
         normed: abs(weight) / by_hand,
         "mean over its outputs": reduction,
-        "its head and errors": rest,
+        "its head and errors": probe.mean_of(name, "grad_norm") / reduction,
     }
 
 
 def conflict(case: Case) -> Iterator[Finding]:
     """Pairs of tasks whose gradients oppose each other, where another edit makes both learn."""
-    for a, b in _opposed(case.now):
-        pair = [name for name in (a, b) if name not in case.closed]
-        best = case.best(list(_peace(case)), pair)
+    tried: set[tuple[str, str]] = set()
+    while len(tried) < PAIRS and (pairs := [p for p in _opposed(case) if p not in tried]):
+        tried.add(pairs[0])
+        a, b = pairs[0]
+        best = case.best(list(_peace(case)), pairs[0])
         if best is None:
             continue
         edits, after = best
-        harmed = max(pair, key=lambda name: gain(case.now, after, name))
-        cosine, other = case.now.cosines[a][b], b if harmed == a else a
-        effect = case.now.effects[harmed]
+        harmed = max(pairs[0], key=lambda name: gain(case.now, after, name))
+        other, effect = b if harmed == a else a, case.now.effects[harmed]
         yield Finding(
             "conflict",
             harmed,
-            f"its gradient at z has a mean cosine of {cosine:.2f} with {other}'s; the steps looked "
-            f"at changed its loss through the trunk by {effect.measured:+.1%} in all "
-            f"({effect.predicted:+.1%} to first order)",
+            f"its gradient at z has a mean cosine of {case.now.cosines[a][b]:.2f} with {other}'s; "
+            f"{effect.steps} steps looked at changed its loss through the trunk by "
+            f"{effect.measured:+.1%} in all ({effect.predicted:+.1%} to first order)",
             "set " + ", ".join(map(str, edits)),
             edits,
             told(case.now, after, [a, b]),
+            case.helped(after, pairs[0]),
         )
         case.accept(edits, after)
 
 
-def _opposed(probe: Probe) -> list[tuple[str, str]]:
+def _opposed(case: Case) -> list[tuple[str, str]]:
     """Pairs by their mean cosine, the most opposed first."""
+    names, cosines = case.open, case.now.cosines
     pairs = [
-        (cosine, a, b)
-        for i, a in enumerate(probe.names)
-        for b, cosine in probe.cosines.get(a, {}).items()
-        if b in probe.names[i + 1 :] and cosine < OPPOSED
+        (cosines[a][b], a, b)
+        for i, a in enumerate(names)
+        for b in names[i + 1 :]
+        if cosines.get(a, {}).get(b, 0.0) < OPPOSED
     ]
     return [(a, b) for _, a, b in sorted(pairs)]
 

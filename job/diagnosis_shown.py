@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+import textwrap
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,12 +15,14 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from job.diagnose import Diagnosis
-from job.edit import Edit, Json, patch
-from job.finding import Finding, unit
+from job.edit import Edit, Json, applied, patch
+from job.finding import KNOWS, Finding, unit
 from job.probe import Tick
 
 PAGE = 100
 """Columns where there is no terminal to ask."""
+INDENT = 14
+"""Columns before a finding's texts."""
 
 
 def as_json(diagnosis: Diagnosis, raw: Json) -> Json:
@@ -30,6 +33,7 @@ def as_json(diagnosis: Diagnosis, raw: Json) -> Json:
         "planned": before.planned,
         "tasks": {name: _task(diagnosis, name) for name in before.names},
         "findings": [_finding(finding, raw) for finding in diagnosis.findings],
+        "late": diagnosis.late,
         "patch": patch(raw, diagnosis.edits),
     }
 
@@ -69,61 +73,77 @@ def console() -> Console:
 def show(out: Console, diagnosis: Diagnosis, raw: Json) -> None:
     """Print what was probed, then the findings, the first to be mended first."""
     before = diagnosis.before
-    out.print(_table(before.names, diagnosis))
-    if before.broken:
-        out.print(f"[red]the probe ended early[/]: {escape(before.broken)}")
+    steps = f"{before.looks[-1].step} of {before.planned} steps"
+    _wrapped(out, f"probe of {steps}; training split, original units; share of the gradient at z")
+    out.print(_table(diagnosis, out.width))
+    for split in ("train", "validation"):
+        known = [name for name in before.names if not before.skill(name, split) > KNOWS]
+        if known:
+            where = "training" if split == "train" else split
+            _wrapped(out, f"no better than trivial on the {where} split: {', '.join(known)}")
     told: list[Edit] = []
     for number, finding in enumerate(diagnosis.findings, 1):
         of = "the whole run" if finding.task is None else finding.task
         mechanism = finding.mechanism.replace("_", " ")
-        out.print(f"\n[bold]{number}. {escape(of)} · [yellow]{mechanism}[/][/]")
+        out.print(f"\n[bold]{number}. {escape(of)} · [yellow]{mechanism}[/][/]", soft_wrap=True)
         _row(out, "measured", finding.evidence)
-        if finding.edits and all(edit in told for edit in finding.edits):
+        new = [edit for edit in finding.edits if edit not in told]
+        if finding.edits and not new:
             _row(out, "remedy", "the edits above mend it too")
-        elif finding.edits:
-            _patch(out, patch(raw, [edit for edit in finding.edits if edit not in told]))
-        else:
+        elif not finding.remedy.startswith("set "):
             _row(out, "remedy", finding.remedy)
+        for k, operation in enumerate(patch(applied(raw, told), new)):
+            _line(out, "" if k else "patch", json.dumps(operation))
         if finding.effect:
             _row(out, "predicted", finding.effect)
-        told += finding.edits
+        told += new
     if not diagnosis.findings:
         out.print("\n[green]nothing found[/]")
+    if diagnosis.late:
+        out.print("[yellow]not everything was tried: the time is over[/]")
 
 
-def _table(names: Sequence[str], diagnosis: Diagnosis) -> Table:
+def _table(diagnosis: Diagnosis, width: int) -> Table:
+    """The tasks, with as many columns as the width has room for."""
     before, after = diagnosis.before, diagnosis.after
-    steps = f"{before.looks[-1].step} of {before.planned} steps"
-    what = "training split, original units; share of the gradient at z"
-    table = Table(title=f"probe of {steps}; {what}", title_justify="left")
-    table.add_column("task")
-    columns = ("loss", "trivial", "skill", "share")
-    for column in (*columns, *(("fixed: loss", "skill") if diagnosis.edits else ())):
-        table.add_column(column, justify="right")
-    for name in names:
-        cells = [
-            f"{before.end(name):.4g}{unit(before, name)}",
-            f"{before.trivial(name):.4g}",
-            f"{before.skill(name):.0%}",
-            f"{before.mean_of(name, 'grad_share'):.1%}",
-        ]
-        if diagnosis.edits:
-            cells += [f"{after.end(name):.4g}", f"{after.skill(name):.0%}"]
-        table.add_row(escape(name), *map(escape, cells))
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    columns: dict[str, Callable[[str], str]] = {
+        "loss": lambda n: f"{before.end(n):.4g}",
+        "trivial": lambda n: f"{before.trivial(n):.4g}",
+        "skill": lambda n: f"{before.skill(n):.0%}",
+        "share": lambda n: f"{before.mean_of(n, 'grad_share'):.1%}",
+    }
+    if diagnosis.edits:
+        columns |= {
+            "fixed: loss": lambda n: f"{after.end(n):.4g}",
+            "fixed: skill": lambda n: f"{after.skill(n):.0%}",
+        }
+    names = {name: f"{name}, {u}" if (u := unit(before, name)) else name for name in before.names}
+    room = width - max(map(len, names.values())) - 2
+    table.add_column("task", no_wrap=True)
+    shown = []
+    for title, cell in columns.items():
+        room -= max(len(title), *(len(cell(name)) for name in names)) + 2
+        if room >= 0:
+            table.add_column(title, justify="right", no_wrap=True)
+            shown.append(cell)
+    for name, told in names.items():
+        table.add_row(escape(told), *(escape(cell(name)) for cell in shown))
     return table
 
 
 def _row(out: Console, title: str, text: str) -> None:
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(width=12)
-    grid.add_column()
-    grid.add_row(f"   [dim]{title}[/]", escape(text))
-    out.print(grid)
+    for k, line in enumerate(textwrap.wrap(text, max(out.width - INDENT, 30))):
+        _line(out, "" if k else title, line)
 
 
-def _patch(out: Console, operations: list[Json]) -> None:
-    for i, operation in enumerate(operations):
-        _row(out, "" if i else "remedy", json.dumps(operation))
+def _line(out: Console, title: str, text: str) -> None:
+    out.print(f"   [dim]{title:<{INDENT - 3}}[/]{escape(text)}", soft_wrap=True)
+
+
+def _wrapped(out: Console, text: str) -> None:
+    for line in textwrap.wrap(text, out.width):
+        out.print(escape(line), soft_wrap=True)
 
 
 def show_verified(out: Console, found: dict[str, Any]) -> None:
@@ -131,18 +151,20 @@ def show_verified(out: Console, found: dict[str, Any]) -> None:
     from job.summary import table
 
     table(found["rows"])
-    for task, each in found["predictions"].items():
+    for each in found["predictions"]:
+        of = each["task"] + (", validation" if each["split"] == "validation" else "")
         if each["measured"] is None:
-            out.print(f"{escape(task)}: [red]no run came to its end[/]")
+            out.print(f"{escape(of)}: [red]no fixed run came to its end[/]")
             continue
         verdict = "[green]held[/]" if each["held"] else "[red]did not hold[/]"
         out.print(
-            f"{escape(task)}: loss predicted to end {each['predicted']:.0%} lower, ended "
-            f"{each['measured']:.0%} lower over {each['seeds']} seeds: {verdict}"
+            f"{escape(of)}: loss predicted to end {each['predicted']:.0%} lower, ended "
+            f"{each['measured']:.0%} lower, mean of {each['seeds']} runs: {verdict}",
+            soft_wrap=True,
         )
     gates = found["gates"]
     if gates["of"]:
-        out.print(f"fixed: all gates passed on {gates['passed']} of {gates['seeds']} seeds")
+        out.print(f"fixed: all gates passed in {gates['passed']} of {gates['seeds']} runs")
 
 
 @contextmanager

@@ -22,6 +22,7 @@ class Effect:
     predicted: float = 0.0
     """To first order: ⟨gradient, displacement⟩ of the trunk's parameters."""
     measured: float = 0.0
+    steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ def add(effects: dict[str, Effect], before: Before, training: Training) -> None:
         if (was := before.losses[k]) > 0:
             effects[name].predicted += change / was
             effects[name].measured += (after[k].item() - was) / was
+            effects[name].steps += 1
 
 
 def _losses(training: Training, parameters: dict[str, Tensor]) -> list[Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -14,6 +15,7 @@ from job.reach import Reach
 from job.spec import JobSpec
 
 Mechanism = Literal[
+    "not_finite",
     "blocked_path",
     "targets",
     "batch_noise",
@@ -28,12 +30,13 @@ Mechanism = Literal[
     "uninformative",
 ]
 """Why a task does not learn, in the order in which one hides the next."""
-KNOWS = 0.0
+KNOWS = 0.005
 """Skill from which a task has learned something."""
 GAIN = 0.15
 """Share by which an edit must lower a task's loss in a probe to be a remedy: less may be noise."""
 WORTH = 0.3
-"""The same of a task that learns as it is."""
+"""The same of a task that learns as it is; and its skill must rise by RISEN."""
+RISEN = 0.05
 
 
 @dataclass(frozen=True)
@@ -51,18 +54,26 @@ class Finding:
     """Of the spec; none where no edit of a spec can help."""
     effect: str = ""
     """What the edits, with those of the findings before, did in a probe of their own."""
+    helped: tuple[str, ...] = ()
+    """Tasks whose loss they lowered there."""
+    split: str = "train"
+    """Of the loss that they lowered."""
 
 
 @dataclass
 class Case:
     """A spec under diagnosis: what was measured, and what has been found so far."""
 
+    whole: JobSpec
+    """The spec as it is, gates and all."""
     first: Probe
-    """Of the spec as it is."""
+    """Of it."""
     train: Callable[[JobSpec], Probe]
     """Probes another spec on the same data; raises InputError."""
     measure: Callable[[JobSpec], dict[str, Reach]]
     """The reach of another spec's heads, untrained."""
+    until: float = math.inf
+    """When to stop trying, by the monotonic clock."""
     now: Probe = field(init=False)
     """With the edits found so far."""
     edits: list[Edit] = field(default_factory=list)
@@ -76,18 +87,32 @@ class Case:
     @property
     def spec(self) -> JobSpec:
         """With the edits found so far."""
-        return edited(self.first.spec, self.edits)
+        return edited(self.whole, self.edits)
+
+    @property
+    def late(self) -> bool:
+        """Whether there is no time left to try anything."""
+        return time.monotonic() > self.until
 
     def stuck(self) -> list[str]:
         """Tasks that end no better than their trivial prediction, as things are now."""
-        open_ = (name for name in self.now.names if name not in self.closed)
-        return [name for name in open_ if not self.now.foreseen(name) > KNOWS]
+        return [name for name in self.open if not self.now.foreseen(name) > KNOWS]
+
+    def edited(self, *edits: Edit) -> JobSpec | None:
+        """The spec with further edits; None where it is then invalid."""
+        try:
+            return edited(self.whole, [*self.edits, *edits])
+        except InputError:
+            return None
 
     def try_(self, *edits: Edit) -> Probe | None:
-        """A probe with further edits; None where the spec is then invalid or cannot be trained."""
+        """A probe with further edits; None where it is invalid, not finite, or too late."""
+        spec = self.edited(*edits)
+        if spec is None or self.late:
+            return None
         try:
-            found = self.train(edited(self.first.spec, [*self.edits, *edits]))
-        except InputError:
+            found = self.train(spec)
+        except InputError:  # torchjd may be missing
             return None
         return None if found.broken else found
 
@@ -103,10 +128,9 @@ class Case:
         split: str = "train",
         at_any_cost: bool = False,
     ) -> tuple[tuple[Edit, ...], Probe] | None:
-        """The edits that help the tasks most, if they help one of them enough and harm no other.
+        """The edits that help the tasks most, if they help one of them enough and harm none.
 
         at_any_cost: others may lose, as they do once a task that had no gradient has one.
-
         Help is how far both the loss at the end and the mean loss fell, in log, over the tasks.
         """
         found: list[tuple[float, tuple[Edit, ...], Probe]] = []
@@ -114,20 +138,33 @@ class Case:
             tried = self.try_(*edits)
             if tried is None:
                 continue
-            stuck = self.stuck()
-            helped = any(
-                gain(self.now, tried, task, split)
-                >= (GAIN if task in stuck or split == "validation" else WORTH)
-                for task in tasks
-            )
-            others = [n for n in self.now.names if n not in tasks and n not in self.closed]
-            harmed = any(_lost(self.now, tried, n, split) > GAIN for n in others)
-            if helped and (at_any_cost or not harmed):
+            harmed = any(_lost(self.now, tried, n, split) > GAIN for n in self.open)
+            if self.helped(tried, tasks, split) and (at_any_cost or not harmed):
                 found.append((sum(_help(self.now, tried, t, split) for t in tasks), edits, tried))
         if not found:
             return None
         _, edits, tried = max(found, key=lambda each: each[0])
         return edits, tried
+
+    @property
+    def open(self) -> list[str]:
+        """Tasks of which something may still be told."""
+        return [name for name in self.now.names if name not in self.closed]
+
+    def helped(self, tried: Probe, tasks: Iterable[str], split: str = "train") -> tuple[str, ...]:
+        """Those of the tasks whose loss is lower by enough."""
+        stuck = self.stuck()
+        return tuple(
+            task
+            for task in tasks
+            if gain(self.now, tried, task, split) >= GAIN
+            and (task in stuck or split == "validation" or self._is_worth(tried, task))
+        )
+
+    def _is_worth(self, tried: Probe, task: str) -> bool:
+        """Whether a task that learns as it is learns much more."""
+        risen = tried.skill(task) - self.now.skill(task)
+        return gain(self.now, tried, task) >= WORTH and risen >= RISEN
 
 
 def gain(before: Probe, after: Probe, task: str, split: str = "train") -> float:
@@ -155,13 +192,13 @@ def told(before: Probe, after: Probe, tasks: Iterable[str], split: str = "train"
     steps = after.looks[-1].step
     parts = [
         f"{task} {before.end(task, split):.3g} → {after.end(task, split):.3g}"
-        f"{unit(after, task)} ({-gain(before, after, task, split):+.0%})"
+        f"{f' {u}' if (u := unit(after, task)) else ''} ({-gain(before, after, task, split):+.0%})"
         for task in tasks
     ]
     return f"{split} loss after {steps} steps: {', '.join(parts)}"
 
 
 def unit(probe: Probe, task: str) -> str:
-    """The task's unit, to be put behind a number."""
-    name = next(t.unit for t in probe.spec.tasks if t.name == task)
-    return f" {name}" if name else ""
+    """The unit of a task's loss."""
+    found = next(t for t in probe.spec.tasks if t.name == task)
+    return f"{found.unit}²" if found.unit and found.loss.kind == "mse" else found.unit

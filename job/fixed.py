@@ -13,13 +13,17 @@ from job.read_spec import parse_spec
 
 
 def check_free(out: Path) -> None:
-    """Raise InputError where something is at the path already: nothing is overwritten."""
-    if out.exists():
+    """Raise InputError where nothing can be written, or something is there already."""
+    if os.path.lexists(out):
         rule, remedy = "a file that is there is never overwritten", "name another"
         raise InputError([Fault(f"--fix {out}", "a file of that name", rule, remedy)])
-    if not out.resolve().parent.is_dir():
+    folder = out.resolve().parent
+    if not folder.is_dir():
         rule = "its folder must exist"
         raise InputError([Fault(f"--fix {out}", "no such folder", rule, "make it")])
+    if not os.access(folder, os.W_OK):
+        rule = "its folder must be writable"
+        raise InputError([Fault(f"--fix {out}", "no permission", rule, "name another")])
 
 
 def content(raw: Json, edits: Sequence[Edit], source: Path, out: Path) -> str:
@@ -27,7 +31,7 @@ def content(raw: Json, edits: Sequence[Edit], source: Path, out: Path) -> str:
     spec = applied(raw, edits)
     here, there = source.resolve().parent, out.resolve().parent
     path = spec["data"]["path"]
-    if not path.startswith("s3://"):
+    if not path.startswith("s3://") and not os.path.isabs(path):
         spec["data"]["path"] = os.path.relpath(here / path, there)
     schema = spec.get("$schema")
     if isinstance(schema, str) and "://" not in schema:
@@ -42,8 +46,6 @@ def write(text: str, out: Path) -> None:
     try:
         with out.open("x", encoding="utf-8") as file:
             file.write(text)
-    except FileExistsError:
-        check_free(out)
     except OSError as error:
         found = error.strerror or str(error)
         raise InputError(

@@ -28,7 +28,7 @@ from job.train import Interrupted, Training
 STEPS = 240
 """At most, of a probe."""
 SECONDS = 20.0
-"""At most, of a probe's training: where steps are slow, it takes fewer."""
+"""At most, of the first probe's training: where steps are slow, it and the others take fewer."""
 LOOKS = 20
 """How often the losses are looked at."""
 SAMPLES = 512
@@ -111,11 +111,11 @@ class Probe:
         return self.baselines[task].strongest(split)
 
     def foreseen(self, task: str) -> float:
-        """The skill at the end of the run, if the loss falls on as in the probe's last half."""
+        """The skill to come, if the loss falls on as in the probe's last half for as long again."""
         losses, done = self.losses(task), self.looks[-1].step
         half = len(losses) // 2
         pace = (losses[half] - losses[-1]) / max(done - self.looks[half].step, 1)
-        left = max(self.planned - done, 0) * max(pace, 0.0)
+        left = min(max(self.planned - done, 0), done) * max(pace, 0.0)
         trivial = self.trivial(task)
         return 1 - max(losses[-1] - left, 0.0) / trivial if trivial else math.nan
 
@@ -130,9 +130,12 @@ class Probe:
         return sum(values) / len(values) if values else math.nan
 
 
-def probe(training: Training, tick: Tick = lambda done: None) -> Probe:
-    """Train for a while, and measure. The training is used up."""
-    return _Prober(training, tick).run()
+def probe(training: Training, tick: Tick = lambda done: None, most: int | None = None) -> Probe:
+    """Train for a while, and measure. The training is used up.
+
+    most: steps; None: STEPS, and no more than SECONDS allow.
+    """
+    return _Prober(training, tick, most).run()
 
 
 def small(spec: JobSpec, data: Dataset) -> tuple[JobSpec, Dataset]:
@@ -149,13 +152,14 @@ def small(spec: JobSpec, data: Dataset) -> tuple[JobSpec, Dataset]:
 class _Prober:
     """Trains, and looks in between."""
 
-    def __init__(self, training: Training, tick: Tick) -> None:
+    def __init__(self, training: Training, tick: Tick, most: int | None) -> None:
         self.training, self.tick = training, tick
         stepper, names = training.stepper, training.names
         self.model, self.trunk = stepper.model, dict(stepper.model.trunk.named_parameters())
         self.named = dict(stepper.named_parameters())
         self.largest = torch.zeros(len(self.named))
-        self.limit = min(training.total_steps, STEPS)
+        self.limit = min(training.total_steps, STEPS if most is None else most)
+        self.seconds = SECONDS if most is None else math.inf
         self.until = math.inf
         self.before: effect.Before | None = None
         self.found = Probe(
@@ -180,7 +184,7 @@ class _Prober:
     def run(self) -> Probe:
         found, training = self.found, self.training
         self._look()
-        self.until = time.monotonic() + SECONDS
+        self.until = time.monotonic() + self.seconds
         try:
             training.run(self._take, lambda: None, self._after_step)
         except Interrupted:

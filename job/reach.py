@@ -1,8 +1,9 @@
 """How far a head's outputs can travel within a run, and how far they have to.
 
 A step of AdamW moves a weight by about the learning rate, whatever its gradient's size (Kingma and
-Ba 2015, section 2.1). So n steps move an output w·a + b by at most lr·n·(|a|₁ + 1): the 1-norm of
-what the head reads says what that is in the target's units. A loss weight is not in it.
+Ba 2015, section 2.1). So n steps move an output w·a + b by at most lr·n·(|a|₁ + 1) as long as what
+the head reads, a, stays as it is: its 1-norm says what that is in the target's units. A loss weight
+is not in it. Weights act through the trunk, and may make the features reach farther.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ def reach(training: Training) -> dict[str, Reach]:
     """Of each task, from what its head reads now."""
     spec, model, train = training.spec, training.stepper.model, training.data.train
     lr, n = spec.optimizer.head_lr or spec.optimizer.lr, training.total_steps
-    budget = lr * sum(optimizer.factor(spec.train.schedule, i, n) for i in range(n))
+    points = min(n, 1000)
+    factors = (optimizer.factor(spec.train.schedule, i * n // points, n) for i in range(points))
+    budget = lr * n * sum(factors) / points
     chosen = evenly_spaced(len(train.features), SAMPLES)
     was_training = model.training
     model.eval()
@@ -69,8 +72,9 @@ def reach(training: Training) -> dict[str, Reach]:
 
 
 def best(a: Reach, b: Reach) -> Reach:
-    """The one that reaches farther."""
-    return max(a, b, key=lambda r: r.spread)
+    """What reaches farther of two, the spread and the level each by itself."""
+    spread, level = (a if a.ratios[i] >= b.ratios[i] else b for i in (0, 1))
+    return Reach(spread.spread, spread.apart, level.level, level.gap)
 
 
 def _reach(budget: float, read: Tensor, loss: TaskLoss, out: Tensor, target: Tensor) -> Reach:

@@ -21,6 +21,11 @@ def read_spec(path: Path) -> JobSpec:
 
     Raises InputError with every fault, in the order of the file.
     """
+    return parse_spec(read_text(path), str(path))
+
+
+def read_text(path: Path) -> str:
+    """A spec file's text; raises InputError."""
     try:
         with path.open("rb") as file:
             raw = file.read(LARGEST + 1)
@@ -31,7 +36,7 @@ def read_spec(path: Path) -> JobSpec:
             [Fault(str(path), "more than 1 MiB", "a spec is a small JSON file", "name the spec")]
         )
     try:
-        return parse_spec(raw.decode("utf-8"), str(path))
+        return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         found = f"byte 0x{raw[error.start]:02x} at offset {error.start}"
         raise InputError(

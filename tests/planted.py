@@ -11,7 +11,7 @@ import copy
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -284,41 +284,79 @@ def by_heart(problem: Problem) -> None:
     problem.spec["train"] = problem.spec["train"] | {"epochs": 100, "batch_size": 20}
 
 
+def noise(problem: Problem) -> None:
+    """Uninformative: classes that have nothing to do with the features."""
+    count = len(problem.arrays["kind"])
+    problem.arrays["kind"] = np.random.default_rng(5).integers(0, 2, count)
+    _task(problem, "kind")["outputs"] = 2
+    problem.spec["model"] = problem.spec["model"] | {"dropout": {"input": 0.8, "heads": 0.9}}
+    problem.spec["optimizer"] = {"lr": 3e-4, "head_lr": 1e-2}
+
+
 def sigma_frozen(problem: Problem) -> None:
-    """Uncertainty weighting: log variances too slow for the run."""
+    """Uncertainty weighting: log variances too slow to bring up a task of a small loss."""
     problem.spec["balance"] = {"kind": "uncertainty", "lr": 1e-5}
+    problem.spec["model"] = problem.spec["model"] | {"hidden": 8}
+    _task(problem, "path")["transform"] = {"kind": "scale", "by": 10.0}
 
 
-FAULTS: dict[str, tuple[Callable[[Problem], None], str, str | None]] = {
-    "far_off": (far_off, "travel_budget", "level"),
-    "saturated": (saturated, "saturated_loss", "path"),
-    "starved": (starved, "starved", "path"),
-    "opposed": (opposed, "conflict", None),
-    "detached": (detached, "blocked_path", "level"),
-    "frozen": (frozen, "blocked_path", None),
-    "forgotten": (forgotten, "blocked_path", None),
-    "died": (died, "blocked_path", "level"),
-    "constant": (constant, "targets", "level"),
-    "out_of_range": (out_of_range, "targets", "level"),
-    "leaking": (leaking, "targets", "path"),
-    "rare": (rare, "targets", "kind"),
-    "too_fast": (too_fast, "learning_rate", None),
-    "too_small_batches": (too_small_batches, "batch_noise", None),
-    "too_short": (too_short, "too_few_steps", None),
-    "by_heart": (by_heart, "overfitting", None),
-    "sigma_frozen": (sigma_frozen, "uncertainty", None),
+class Fault(NamedTuple):
+    """What is to be found of what was planted."""
+
+    plant: Callable[[Problem], None]
+    mechanism: str
+    task: str | None
+    """None: of the whole run, or of any task."""
+    says: str
+    """In the evidence or the remedy."""
+
+
+FAULTS = {
+    "far_off": Fault(far_off, "travel_budget", "level", "steps of AdamW"),
+    "saturated": Fault(saturated, "saturated_loss", "path", "wrong where its sigmoid is flat"),
+    "starved": Fault(starved, "starved", "path", "weight ×0.00"),
+    "opposed": Fault(opposed, "conflict", None, "mean cosine of -0."),
+    "detached": Fault(detached, "blocked_path", "level", ".detach()"),
+    "frozen": Fault(frozen, "blocked_path", None, "does not move model.trunk"),
+    "forgotten": Fault(forgotten, "blocked_path", None, "balancer.log_variance"),
+    "died": Fault(died, "blocked_path", "level", "its ReLU has died"),
+    "constant": Fault(constant, "targets", "level", "is 2.5 in all"),
+    "out_of_range": Fault(out_of_range, "targets", "level", "all that tanh can reach"),
+    "leaking": Fault(leaking, "targets", "path", "feature 3 has a correlation of 1.0000"),
+    "rare": Fault(rare, "targets", "kind", "one answer is right for 9"),
+    "too_fast": Fault(too_fast, "learning_rate", None, "at lr 0.5"),
+    "too_small_batches": Fault(too_small_batches, "batch_noise", None, "one batch of 2"),
+    "too_short": Fault(too_short, "too_few_steps", None, "the run is over after"),
+    "by_heart": Fault(by_heart, "overfitting", None, "learned by heart"),
+    "sigma_frozen": Fault(sigma_frozen, "uncertainty", None, "at that pace"),
+    "noise": Fault(noise, "uninformative", "kind", "alone it ends at"),
 }
-"""By name: what plants it, the mechanism to be found, and of which task (None: any)."""
+"""By name."""
 
 
-HEALTHY = {"healthy": lambda problem: None, "at_odds": at_odds}
+def weighed(kind: str, **more: Any) -> Callable[[Problem], None]:
+    """Healthy: another balancer, on batches that it can bear."""
+
+    def plant(problem: Problem) -> None:
+        problem.spec["balance"] = {"kind": kind, **more}
+
+    return plant
+
+
+HEALTHY: dict[str, Callable[[Problem], None]] = {
+    "healthy": lambda problem: None,
+    "at_odds": at_odds,
+    "batch_mean": weighed("batch_mean"),
+    "uncertainty": weighed("uncertainty", lr=0.03),
+    "gradient_norm": weighed("gradient_norm"),
+}
 """Problems in which nothing is to be found."""
 
 
 def planted(domain: str, name: str, seed: int = 0) -> Problem:
     """A problem of a domain with one of FAULTS, or one of HEALTHY."""
     problem = copy.deepcopy(DOMAINS[domain](seed))
-    plant: Callable[[Problem], None] = HEALTHY[name] if name in HEALTHY else FAULTS[name][0]
+    plant: Callable[[Problem], None] = HEALTHY[name] if name in HEALTHY else FAULTS[name].plant
     plant(problem)
     return problem
 

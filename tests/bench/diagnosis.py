@@ -60,7 +60,7 @@ def _is_right(name: str, found: set[str]) -> bool:
     if name in HEALTHY or name == "spec.json":
         return not found
     if name in FAULTS:
-        return FAULTS[name][1] in found
+        return FAULTS[name].mechanism in found
     return found >= {"travel_budget", "saturated_loss", "starved"}
 
 
