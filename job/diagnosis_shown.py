@@ -12,7 +12,6 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from job.diagnose import Diagnosis
 from job.edit import Edit, Json, applied, patch
@@ -75,7 +74,8 @@ def show(out: Console, diagnosis: Diagnosis, raw: Json) -> None:
     before = diagnosis.before
     steps = f"{before.looks[-1].step} of {before.planned} steps"
     _wrapped(out, f"probe of {steps}; training split, original units; share of the gradient at z")
-    out.print(_table(diagnosis, out.width))
+    for line in _table(diagnosis, out.width):
+        out.print(escape(line), soft_wrap=True)
     for split in ("train", "validation"):
         known = [name for name in before.names if not before.skill(name, split) > KNOWS]
         if known:
@@ -103,10 +103,9 @@ def show(out: Console, diagnosis: Diagnosis, raw: Json) -> None:
         out.print("[yellow]not everything was tried: the time is over[/]")
 
 
-def _table(diagnosis: Diagnosis, width: int) -> Table:
-    """The tasks, with as many columns as the width has room for."""
+def _table(diagnosis: Diagnosis, width: int) -> Iterator[str]:
+    """Lines of the tasks' table, with as many columns as the width has room for."""
     before, after = diagnosis.before, diagnosis.after
-    table = Table(box=None, padding=(0, 2, 0, 0))
     columns: dict[str, Callable[[str], str]] = {
         "loss": lambda n: f"{before.end(n):.4g}",
         "trivial": lambda n: f"{before.trivial(n):.4g}",
@@ -118,18 +117,14 @@ def _table(diagnosis: Diagnosis, width: int) -> Table:
             "fixed: loss": lambda n: f"{after.end(n):.4g}",
             "fixed: skill": lambda n: f"{after.skill(n):.0%}",
         }
-    names = {name: f"{name}, {u}" if (u := unit(before, name)) else name for name in before.names}
-    room = width - max(map(len, names.values())) - 2
-    table.add_column("task", no_wrap=True)
-    shown = []
+    names = {n: f"{n}, {u}" if (u := unit(before, n)) else n for n in before.names}
+    first = max(map(len, ("task", *names.values())))
+    lines = {"": f"{'task':<{first}}"} | {n: f"{told:<{first}}" for n, told in names.items()}
     for title, cell in columns.items():
-        room -= max(len(title), *(len(cell(name)) for name in names)) + 2
-        if room >= 0:
-            table.add_column(title, justify="right", no_wrap=True)
-            shown.append(cell)
-    for name, told in names.items():
-        table.add_row(escape(told), *(escape(cell(name)) for cell in shown))
-    return table
+        wide = 2 + max(len(title), *(len(cell(n)) for n in names))
+        if len(lines[""]) + wide <= width:
+            lines = {n: line + f"{cell(n) if n else title:>{wide}}" for n, line in lines.items()}
+    yield from lines.values()
 
 
 def _row(out: Console, title: str, text: str) -> None:

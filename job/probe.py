@@ -27,7 +27,7 @@ from job.train import Interrupted, Training
 
 STEPS = 240
 """At most, of a probe."""
-SECONDS = 20.0
+SECONDS = 60.0
 """At most, of the first probe's training: where steps are slow, it and the others take fewer."""
 LOOKS = 20
 """How often the losses are looked at."""
