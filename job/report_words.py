@@ -58,7 +58,9 @@ def measured(gate: Line) -> str:
 
 
 def percent(value: float, digits: int = 0) -> str:
-    """Of a share, with a true minus."""
+    """Of a share, with a true minus; what is less than the whole is never rounded to it."""
+    while digits < 3 and abs(value) < 1 <= round(abs(value), digits + 2):
+        digits += 1
     return f"{100 * value:.{digits}f}{SPACE}%".replace("-", "−")
 
 
@@ -74,7 +76,7 @@ def _title(run: Line, name: str) -> str:
     if epoch == 1:
         loss = last["tasks"][name]["train_loss_original"]
         return f"{name}: {loss:.4g}{_unit(run, name)} after epoch 1"
-    digits = 0 if abs(drop) >= 0.0995 else 1
+    digits = 0 if 0.0995 <= abs(drop) <= 0.99 else 1
     sign = "+" if drop < 0 else "−"
     return f"{name}: {sign}{percent(abs(drop), digits)} by epoch {epoch}"
 
