@@ -35,7 +35,7 @@ LAYERS = {
 """From the lowest: a module imports from its own layer and from those above it in this list."""
 DEPLOY = {
     "what it needs": "ends checkout environment image key runpod_api",
-    "plan": "book plan plan_shown rehearsal",
+    "plan": "book find plan plan_shown rehearsal",
     "pods": "ending looking life rent follow",
     "runs": "state states_shown",
     "frame": "command prepare",
