@@ -76,7 +76,8 @@ def _leaves(value: Any, where: str) -> Iterator[tuple[str, Any]]:
         names = [each.get("name", n) for n, each in enumerate(value)]
         if "name" in value[0]:
             yield where, names
-        inner = {f"{where}[{name}]": each for name, each in zip(names, value, strict=True)}
+        unnamed = [{k: v for k, v in each.items() if k != "name"} for each in value]
+        inner = {f"{where}[{name}]": each for name, each in zip(names, unnamed, strict=True)}
     else:
         yield where, value
         return

@@ -29,7 +29,9 @@ def verdict(run: Line) -> str:
     """How the run ended, or where it is."""
     end = run["finished"]
     if end is None:
-        return f"not finished: {run['phase'] or 'no event yet'}"
+        if run["begun"] is None:
+            return "not finished: no event yet"
+        return f"not finished: {run['phase']}" if run["phase"] else "not finished"
     failed = [gate for gate in end["gates"] if not gate["passed"]]
     if end["reason"] in ("succeeded", "gates_failed"):
         return _gates(len(end["gates"]), failed)
@@ -59,7 +61,7 @@ def measured(gate: Line) -> str:
 
 def percent(value: float, digits: int = 0) -> str:
     """Of a share, with a true minus; what is less than the whole is never rounded to it."""
-    while digits < 3 and abs(value) < 1 <= round(abs(value), digits + 2):
+    while digits < 3 and abs(value) < 1 and abs(float(f"{100 * value:.{digits}f}")) >= 100:
         digits += 1
     return f"{100 * value:.{digits}f}{SPACE}%".replace("-", "−")
 

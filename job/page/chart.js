@@ -132,11 +132,13 @@ class Chart {
     return [firstFrom(xs, from), firstFrom(xs, to * (1 + 1e-9))];
   }
 
-  // Of a curve, the values that are shown; where none is, both ends of the line that crosses.
+  // Of a curve, the values that are shown: its points, and where its line crosses an edge.
   visible({ at, of }) {
-    const [first, end] = this.places(at), known = (values) => values.filter((value) => value !== null);
-    const inside = known(of.slice(first, end)), ends = first === end && first > 0 ? known(of.slice(first - 1, first + 1)) : [];
-    return inside.length || ends.length < 2 ? inside : ends;
+    const crossing = this.span.map((x) => {
+      const after = firstFrom(at, x), [a, b] = [of[after - 1] ?? null, of[after] ?? null];
+      return a === null || b === null ? null : a + (b - a) * (x - at[after - 1]) / (at[after] - at[after - 1]);
+    });
+    return [...of.slice(...this.places(at)), ...crossing].filter((value) => value !== null);
   }
 
   axis(more) {
@@ -151,10 +153,10 @@ class Chart {
     if (this.stacked?.()) return { range: [0, 1] };
     const fit = log ? (low, high) => [low / 1.15, high * 1.15] : (low, high) => uPlot.rangeNum(low, high, {
       min: { pad: 0.06, soft: 0, mode: 3 }, max: { pad: 0.06, soft: 0, mode: 3 } });
-    return { distr: log ? 3 : 1, range: (_, low, high) => {
-      if (low !== null) return fit(low, high);
-      const across = this.shown.flatMap((entry) => this.visible(entry)).filter((value) => !log || value > 0);
-      return across.length ? fit(Math.min(...across), Math.max(...across)) : log ? [0.1, 1] : [0, 1];
+    return { distr: log ? 3 : 1, range: (_, low, high) => {  // of the points shown; a line may leave at an edge
+      const curves = this.shown.filter((entry) => entry.flat === undefined);
+      const all = [low, high, ...curves.flatMap((entry) => this.visible(entry))].filter((value) => value !== null && (!log || value > 0));
+      return all.length ? fit(Math.min(...all), Math.max(...all)) : log ? [0.1, 1] : [0, 1];
     } };
   }
 

@@ -88,6 +88,6 @@ const swatch = ({ color, width = 1.75, dash = [], low }, area) => {
   const whole = draw("svg", { width: 24, height: 10, "aria-hidden": "true" });
   if (low || area) whole.append(draw("rect", { width: 24, height: 10, fill: faded(color, area ? 0.55 : BAND) }));
   if (area) whole.append(draw("rect", { width: 24, height: 1, fill: color }));
-  else whole.append(draw("path", { d: "M0 5H24", stroke: color, "stroke-width": width, "stroke-dasharray": dash.join(" ") }));
+  else whole.append(draw("path", { d: width < 1.5 ? "M0 4.5H24" : "M0 5H24", stroke: color, "stroke-width": width, "stroke-dasharray": dash.join(" ") }));
   return whole;
 };

@@ -47,10 +47,10 @@ const gates = () => {
 const differences = () => {
   if (SINGLE) return null;
   const value = (v) => {
-    const text = v === null ? NONE : JSON.stringify(v);
+    const text = v === null ? NONE : Array.isArray(v) ? `[${v.map((each) => JSON.stringify(each)).join(", ")}]` : JSON.stringify(v);
     return text.length > 80 ? h("details", {}, h("summary", {}, h("code", {}, `${text.slice(0, 40)}\u2026`)), h("code", {}, text)) : h("code", {}, text);
   };
-  const rows = DATA.differences.map(({ where, values }) => [h("code", {}, where), ...values.map(value)]);
+  const rows = DATA.differences.map(({ where, values }) => [h("code", {}, where.split(/(?<=\.)/).map((part) => [part, h("wbr")])), ...values.map(value)]);
   return section("differences", "Where the specs differ", rows.length
     ? table(["spec", ...RUNS.map((run) => [dot(run), run.label])], rows) : h("p", {}, "Nowhere: the specs are the same."));
 };
@@ -64,7 +64,7 @@ const outcome = () => {
     const trivial = [facts.baseline_constant, facts.baseline_per_position].filter((v) => v != null);
     const cells = [num(task.train_loss_original), trivial.length ? num(Math.min(...trivial)) : NONE, signed(task.skill),
       pct(task.drop), num(task.val_loss_original), signed(task.val_skill), pct(task.grad_share), num(task.weight), pct(task.saturated)];
-    return [[dot(run), name, unit ? h("small", {}, ` ${unit}`) : null], ...cells];
+    return [h("span", { class: "named" }, dot(run), h("span", {}, name, unit ? h("small", {}, ` ${unit}`) : null)), ...cells];
   }));
   const when = SINGLE ? `After epoch ${told[0].last_epoch.epoch}` : "After the last epoch";
   return section("outcome", when, h("p", { class: "note" },
