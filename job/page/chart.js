@@ -90,7 +90,7 @@ class Chart {
       padding: [10, 14, 0, 0],
       scales: { x: { time: false, range: () => this.span }, y: this.scale(log) },
       axes: [this.axis({ label: settings.axis === "epochs" ? "epoch" : "step", labelSize: 18, size: 26 }),
-        this.axis({ size: 54, ...(log ? { splits: (_, __, low, high) => logTicks(low, high), filter: (_, ticks) => ticks } : {}), values: (_, ticks) => ticks.map((v) => v === null || v === undefined ? "" : this.tick(v)) })],
+        this.axis({ size: 54, ...(log ? { splits: (_, __, low, high) => logTicks(low, high), filter: (_, ticks) => ticks } : {}), values: (_, ticks) => ticks.map((v) => v === null || v === undefined ? "" : this.tick(v, ticks[1] - ticks[0])) })],
       cursor: {
         sync: { key: SYNC, scales: ["x", null], filters: { pub: (kind) => kind === "mousemove" || kind === "mouseleave" } },
         y: false, points: { size: 6 }, drag: { x: true, y: false, dist: 4, setScale: false },
@@ -147,7 +147,11 @@ class Chart {
       grid: { ...line }, ticks: { ...line, size: 4 }, gap: 4, ...more };
   }
 
-  tick(value) { return this.percent ? pct(value, value && Math.abs(value) < 0.01 ? 1 : 0) : num(value, 3); }
+  // With the digits that tell it from the next one.
+  tick(value, step) {
+    if (this.percent) return pct(value, (value && Math.abs(value) < 0.01) || step < 0.01 ? 1 : 0);
+    return num(value, value && step > 0 ? Math.max(3, Math.ceil(Math.log10(Math.abs(value) / step)) + 1) : 3);
+  }
 
   scale(log) {
     if (this.stacked?.()) return { range: [0, 1] };
