@@ -17,9 +17,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from deploy.ends import ERROR, NOT_FOUND, Stop
+from deploy.ends import ERROR, Stop
 from job.document import Damaged, Document, Fenced
-from job.store import Missing, Store, open_store
+from job.store import Store
 
 PREFIX = "evengrad-"
 """How the names of all our pods begin."""
@@ -191,34 +191,3 @@ def remembered() -> list[Book]:
         with suppress(OSError, ValueError):
             books.append(Book.model_validate_json(path.read_text()))
     return books
-
-
-def find(run: str, store: str | None) -> Found:
-    """A run by `<run id>` or `<name>/<run id>`, or by its folder in a store that is a directory.
-
-    In the store given, else where this machine knows it to be, else in that of EVENGRAD_STORE.
-
-    Raises Stop, StoreError, InputError.
-    """
-    if store is None and (folder := Path(run)).joinpath("latest.json").is_file():
-        *root, name, run_id = folder.resolve().parts
-        return Found(name=name, run_id=run_id, store=str(Path(*root)))
-    name, slash, run_id = run.rpartition("/")
-    for book in reversed(remembered()):
-        if book.run_id == run_id and name in ("", book.name) and store in (None, book.store):
-            return Found(name=book.name, run_id=run_id, store=book.store)
-    store = store or os.environ.get("EVENGRAD_STORE")
-    if not store:
-        why = f"this machine knows no run {run}; name its store with --store or EVENGRAD_STORE"
-        raise Stop(NOT_FOUND, why)
-    where = open_store(store)
-    if slash:
-        for document in ("latest.json", "pods.json"):
-            with suppress(Missing):
-                where.get(f"{run}/{document}")
-                return Found(name=name, run_id=run_id, store=store)
-    for entry in where.list() if not slash else ():
-        parts = entry.key.split("/")
-        if len(parts) == 3 and parts[1] == run_id and parts[2] in ("latest.json", "pods.json"):
-            return Found(name=parts[0], run_id=run_id, store=store)
-    raise Stop(NOT_FOUND, f"{where.url} holds no run {run}")

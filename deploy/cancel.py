@@ -41,7 +41,7 @@ def cancel(
 
     The request stays in the store: no submitter gives the run another pod.
     """
-    from deploy.book import find
+    from deploy.find import find
     from deploy.runpod_api import ApiError
     from job.store import open_store
 

@@ -26,7 +26,7 @@ Json = Annotated[
 StoreUrl = Annotated[
     str | None,
     typer.Option("--store", help="s3://bucket/prefix; default: where the run is known to be, "
-                 "else EVENGRAD_STORE."),
+                 "else EVENGRAD_STORE; a run is looked for in ./runs too."),
 ]  # fmt: skip
 KeyFile = Annotated[
     str | None,

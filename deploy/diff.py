@@ -47,7 +47,7 @@ def _read(name: str, store: str | None) -> dict[str, Any]:
     import json
     from pathlib import Path
 
-    from deploy.book import find
+    from deploy.find import find
     from job.history import read_document
     from job.read_spec import parse_spec, read_spec
     from job.store import open_store

@@ -34,7 +34,7 @@ def fetch(
 
     model.safetensors has the SHA-256 that its manifest names, or is not left behind.
     """
-    from deploy.book import find
+    from deploy.find import find
     from job.head import HeadDocument
     from job.store import Missing, open_store
     from job.stored import read

@@ -60,7 +60,7 @@ def logs(
     api_key_file: KeyFile = None,
 ) -> None:
     """Print a run's events, all attempts as one history; readable, or as JSON lines."""
-    from deploy.book import find
+    from deploy.find import find
     from job.store import Missing, open_store
 
     chosen = Chosen(task, _kinds(event or []), _time(since), tail)

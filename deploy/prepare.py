@@ -12,11 +12,12 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from deploy import image as images
-from deploy.book import find, read_book
+from deploy.book import read_book
 from deploy.checkout import checkout
 from deploy.command import say
 from deploy.ends import ERROR, INVALID, NO_ACCESS, Stop
 from deploy.environment import missing_credentials, pod_environment
+from deploy.find import find
 from deploy.plan import Catalogue, Plan, least_cuda, plan
 from deploy.plan_shown import Facts
 from deploy.rehearsal import last_rehearsal

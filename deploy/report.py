@@ -11,6 +11,7 @@ import typer
 from deploy.command import Json, StoreUrl, out, say, serve
 from deploy.ends import ERROR, INVALID, NO_ACCESS, NOT_FOUND, OK, Stop
 
+STDOUT = Path("-")
 HEAD = 1000
 """Bytes within which a report says that it is one."""
 
@@ -20,7 +21,7 @@ def report(
         list[str],
         typer.Argument(metavar="RUN...", help="Run ids, name/run id, or folders of local runs."),
     ],
-    to: Annotated[Path, typer.Option("--output", "-o", help="The HTML file.")] = Path(
+    to: Annotated[Path, typer.Option("--output", "-o", help="The HTML file; - is stdout.")] = Path(
         "report.html"
     ),
     store: StoreUrl = None,
@@ -30,16 +31,19 @@ def report(
 
     A file that is there is replaced only if it is a report.
     """
-    from deploy.book import find
+    from deploy.find import find
     from job.report import report as render
     from job.store import Missing, open_store
 
-    _check(to)
+    _check(to, as_json)
     found = [find(run, store) for run in dict.fromkeys(runs)]
     try:
         page = render([(open_store(each.store), each.run) for each in found])
     except Missing as missing:
         raise Stop(NOT_FOUND, f"{missing}, or it has told nothing yet") from missing
+    if to == STDOUT:
+        print(page)
+        return
     size = _write(to, page)
     if as_json:
         out({"file": str(to), "bytes": size, "runs": [each.run for each in found]})
@@ -47,10 +51,18 @@ def report(
         say(f"{', '.join(each.run for each in found)}: {to}, {size / 1e6:.1f} MB")
 
 
-def _check(path: Path) -> None:
-    """Raises Stop where something else than a report is there."""
+def _check(path: Path, as_json: bool) -> None:
+    """Raises Stop where something else than a report is there, or nothing can be."""
     from job.report import MARK
 
+    if path == STDOUT:
+        if as_json:
+            why = "-o -: found --json beside it; stdout has room for one; name a file"
+            raise Stop(INVALID, why)
+        return
+    if not path.parent.is_dir():
+        why = f"-o {path}: found no folder {path.parent}; it must exist; make it or name another"
+        raise Stop(INVALID, why)
     if path.is_dir():
         raise Stop(INVALID, f"-o {path}: found a folder; it must be a file; name one in it")
     with suppress(FileNotFoundError), path.open("rb") as file:

@@ -27,7 +27,7 @@ def status(
 
     Works from the store; with a key RunPod is asked for its pod, too.
     """
-    from deploy.book import find
+    from deploy.find import find
     from deploy.state import read_state
     from deploy.states_shown import print_states
 

@@ -13,6 +13,7 @@ from job.faults import InputError
 from job.probe import Probe
 from job.reach import Reach
 from job.spec import JobSpec
+from job.units import loss_unit
 
 Mechanism = Literal[
     "not_finite",
@@ -201,4 +202,4 @@ def told(before: Probe, after: Probe, tasks: Iterable[str], split: str = "train"
 def unit(probe: Probe, task: str) -> str:
     """The unit of a task's loss."""
     found = next(t for t in probe.spec.tasks if t.name == task)
-    return f"{found.unit}²" if found.unit and found.loss.kind == "mse" else found.unit
+    return loss_unit(found.loss.kind, found.unit)

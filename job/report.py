@@ -8,7 +8,7 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.resources import files
 from typing import Any
@@ -16,7 +16,6 @@ from typing import Any
 from job.journal import Line
 from job.report_data import gather
 from job.report_words import words
-from job.spec_diff import compared
 from job.store import Store
 from job.version import VERSION
 
@@ -24,7 +23,7 @@ NUMBERS = 900_000
 """Of all charts of a page together; about nine bytes each."""
 MARK = '<meta name="generator" content="evengrad report">'
 """What tells a report from every other file; among the first lines."""
-SCRIPTS = ("dom.js", "chart.js", "heatmap.js", "report.js")
+SCRIPTS = ("dom.js", "zoom.js", "marks.js", "chart.js", "heatmap.js", "tables.js", "report.js")
 
 
 def report(runs: Sequence[tuple[Store, str]]) -> str:
@@ -60,13 +59,30 @@ def embedded(value: Any) -> str:
 
 
 def differences(runs: Sequence[Line]) -> list[Line]:
-    """Where the runs' specs differ from the first one's: `where`, and every run's value."""
-    first, *others = (run["spec"] for run in runs)
-    rows: dict[str, list[Any]] = {}
-    for i, other in enumerate(others, 1):
-        for where, before, now in compared(first, other):
-            rows.setdefault(where, [before] * len(runs))[i] = now
-    return [{"where": where, "values": values} for where, values in rows.items()]
+    """Where the runs' specs differ, value by value: `where`, and each run's; None: it has none.
+
+    Of sections in a list, such as tasks, `where` has their names, not their places.
+    """
+    specs = [dict(_leaves(run["spec"], "")) for run in runs]
+    places = dict.fromkeys(where for spec in specs for where in spec)
+    rows = [(where, [spec.get(where) for spec in specs]) for where in places]
+    return [{"where": w, "values": v} for w, v in rows if any(value != v[0] for value in v)]
+
+
+def _leaves(value: Any, where: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        inner = {f"{where}.{key}".lstrip("."): each for key, each in value.items()}
+    elif isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
+        names = [each.get("name", n) for n, each in enumerate(value)]
+        if "name" in value[0]:
+            yield where, names
+        unnamed = [{k: v for k, v in each.items() if k != "name"} for each in value]
+        inner = {f"{where}[{name}]": each for name, each in zip(names, unnamed, strict=True)}
+    else:
+        yield where, value
+        return
+    for place, each in inner.items():
+        yield from _leaves(each, place)
 
 
 def _read(name: str) -> str:

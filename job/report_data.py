@@ -7,11 +7,18 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from job.document import Damaged
+from job.gates import words
 from job.history import read_backwards, read_document
 from job.journal import Line
 from job.report_past import Past
+from job.spec import Gate
 from job.store import Missing, Store
+from job.units import loss_unit
+
+GATES: TypeAdapter[list[Gate]] = TypeAdapter(list[Gate])
 
 
 def gather(store: Store, run: str, numbers: int) -> Line:
@@ -25,6 +32,7 @@ def gather(store: Store, run: str, numbers: int) -> Line:
     spec = _spec(store, run)
     status = _document(store, run, "status.json") or {}
     tasks = past.started[-1]["tasks"] if past.started else {}
+    tasks = {name: _facts(name, told, spec) for name, told in tasks.items()}
     return {
         "run": run,
         "label": run.rpartition("/")[2],
@@ -34,6 +42,7 @@ def gather(store: Store, run: str, numbers: int) -> Line:
             {k: v for k, v in e.items() if k not in ("tasks", "shapes")} for e in past.started[::-1]
         ],
         "finished": past.finished,
+        "gates": _gates(past, spec),
         "phase": status.get("phase"),
         "begun": past.first_time,
         "ended": past.last_time,
@@ -53,6 +62,27 @@ def _per_epoch(past: Past) -> float:
     if past.last_epoch is not None:
         return float(past.last_epoch["step"] / past.last_epoch["epoch"])
     return float(past.started[0]["steps"]) if past.started else 1.0
+
+
+def _gates(past: Past, spec: Any) -> list[Line]:
+    """Every gate with its verdict; of one that was not read yet its words alone."""
+    if past.finished is not None:
+        told: list[Line] = past.finished["gates"]
+        return told
+    asked: list[str] = []
+    with suppress(ValueError):
+        asked = [words(gate) for gate in GATES.validate_python((spec or {}).get("gates", []))]
+    read = {event["gate"]: event for event in past.gates[::-1]}
+    return [read.get(gate, {"gate": gate}) for gate in dict.fromkeys([*asked, *read])]
+
+
+def _facts(name: str, told: Line, spec: Any) -> Line:
+    """What stands fixed for a task; of an older record the spec tells the loss's unit."""
+    asked = (task for task in (spec or {}).get("tasks", ()) if task["name"] == name)
+    task: Line = next(asked, {})
+    kind = task.get("loss", {}).get("kind")
+    unit = told.get("loss_unit", loss_unit(kind, told["unit"]) if kind else "")
+    return {**told, "loss_unit": unit}
 
 
 def _spec(store: Store, run: str) -> Any:

@@ -37,6 +37,8 @@ class Past:
         self.tasks: list[str] = []
         self.last_step = 0
         self.alarms: list[Line] = []
+        self.gates: list[Line] = []
+        """Those read, latest first."""
         self.checkpoints: list[int] = []
         self.broken: dict[str, int] = {}
         """By task, the first step whose loss is not finite."""
@@ -77,6 +79,9 @@ class Past:
 
     def _alarm(self, event: Line) -> None:
         self.alarms.append({k: event[k] for k in ("step", "kind", "message", "task") if k in event})
+
+    def _gate(self, event: Line) -> None:
+        self.gates.append(event)
 
     def _checkpoint(self, event: Line) -> None:
         self.checkpoints.append(event["step"])
@@ -149,7 +154,9 @@ class Past:
             "checkpoint_count": len(self.checkpoints),
             "resumes": [e["resumed_from"] for e in self.started[::-1] if "resumed_from" in e],
             "restarts": len(self.started) - 1,
-            "superseded": [[e["step"], e["to_step"]] for e in self.gone[::-1]],
+            "superseded": [
+                [e["step"], e["to_step"]] for e in self.gone[::-1] if e["to_step"] > e["step"]
+            ],
             "broken": self.broken,
         }
 
@@ -159,6 +166,7 @@ TAKEN = {
     "run.finished": Past._finished,
     "superseded": Past._superseded,
     "alarm": Past._alarm,
+    "gate": Past._gate,
     "checkpoint.saved": Past._checkpoint,
     "step": Past._step,
     "epoch": Past._epoch,

@@ -29,7 +29,9 @@ def verdict(run: Line) -> str:
     """How the run ended, or where it is."""
     end = run["finished"]
     if end is None:
-        return f"not finished: {run['phase'] or 'no event yet'}"
+        if run["begun"] is None:
+            return "not finished: no event yet"
+        return f"not finished: {run['phase']}" if run["phase"] else "not finished"
     failed = [gate for gate in end["gates"] if not gate["passed"]]
     if end["reason"] in ("succeeded", "gates_failed"):
         return _gates(len(end["gates"]), failed)
@@ -58,7 +60,9 @@ def measured(gate: Line) -> str:
 
 
 def percent(value: float, digits: int = 0) -> str:
-    """Of a share, with a true minus."""
+    """Of a share, with a true minus; what is less than the whole is never rounded to it."""
+    while digits < 3 and abs(value) < 1 and abs(float(f"{100 * value:.{digits}f}")) >= 100:
+        digits += 1
     return f"{100 * value:.{digits}f}{SPACE}%".replace("-", "−")
 
 
@@ -74,7 +78,7 @@ def _title(run: Line, name: str) -> str:
     if epoch == 1:
         loss = last["tasks"][name]["train_loss_original"]
         return f"{name}: {loss:.4g}{_unit(run, name)} after epoch 1"
-    digits = 0 if abs(drop) >= 0.0995 else 1
+    digits = 0 if 0.0995 <= abs(drop) <= 0.99 else 1
     sign = "+" if drop < 0 else "−"
     return f"{name}: {sign}{percent(abs(drop), digits)} by epoch {epoch}"
 
@@ -97,7 +101,7 @@ def _note(run: Line, name: str) -> str:
 
 
 def _unit(run: Line, name: str) -> str:
-    unit = run["tasks"].get(name, {}).get("unit")
+    unit = run["tasks"].get(name, {}).get("loss_unit")
     return f" {unit}" if unit else ""
 
 

@@ -16,17 +16,20 @@ OTHERS = {
     "dom.js": "Elements, numbers and colours of the page.",
     "failing.json": "The trainer that failed, as a spec.",
     "heatmap.js": "Cosines of pairs of tasks over time.",
+    "marks.js": "What happened, painted on a chart: alarms, checkpoints, resumes, what was undone.",
     "nasdaq.LICENSE.md": "The licence of the bars.",
     "nasdaq.README.md": "Where the bars come from.",
     "nasdaq.csv.gz": "NASDAQ Composite, daily bars, 1999-2018.",
     "report.css": "The page's style, for light, dark, phones and paper.",
     "report.html": "The page around its data, scripts and style.",
-    "report.js": "The page's sections.",
+    "report.js": "The page: its charts, and all sections in their order.",
     "smoke.json": "The spec of `make smoke`.",
     "spec.schema.json": "The spec's JSON Schema; written by `make schema`.",
+    "tables.js": "The page's words and tables: verdict, gates, differences, what happened, facts.",
     "uPlot.LICENSE": "The charting library's licence, MIT.",
     "uPlot.iife.min.js": "uPlot 1.6.32, the charting library, as published.",
     "uPlot.min.css": "Its style.",
+    "zoom.js": "The part of the axis that all charts show, chosen by mouse or by two fingers.",
 }
 """What files say that have no docstring."""
 

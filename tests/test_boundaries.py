@@ -15,8 +15,8 @@ from tests.command import ROOT, environment
 
 LAYERS = {
     "spec": "version run_id torchrun faults strict_json spec spec_types spec_faults spec_diff "
-    "read_spec",
-    "events": "events event_schema journal show glyphs progress task_table frame live",
+    "read_spec units",
+    "events": "events gates event_schema journal show glyphs progress task_table frame live",
     "store": "store store_directory store_s3 s3_errors",
     "records": "document head lease snapshot records stored checkpoint heart history rebuild claim "
     "grace heartbeat last_word",
@@ -24,7 +24,7 @@ LAYERS = {
     "report": "report_columns report_past report_data report_words report report_stored",
     "data": "data_file cells sheet bars series arrays target data",
     "network": "ranks tasks model baseline gradients precision balance balance_torchjd device",
-    "step": "step optimizer ledger gates evaluate position alarms",
+    "step": "step optimizer ledger evaluate position alarms",
     "train": "train",
     "uses of it": "facts run follow compare summary",
     "diagnosis": "edit reach effect probe finding cause_path cause_targets cause_rate cause_travel "
@@ -35,7 +35,7 @@ LAYERS = {
 """From the lowest: a module imports from its own layer and from those above it in this list."""
 DEPLOY = {
     "what it needs": "ends checkout environment image key runpod_api",
-    "plan": "book plan plan_shown rehearsal",
+    "plan": "book find plan plan_shown rehearsal",
     "pods": "ending looking life rent follow",
     "runs": "state states_shown",
     "frame": "command prepare",

@@ -15,14 +15,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from playwright.sync_api import Browser
 
+from deploy.ends import Stop
+from deploy.find import find
 from job.document import seal
 from job.history import read_history
 from job.report import MARK, report
 from job.report_columns import Columns
 from job.report_data import gather
 from job.report_stored import store_report
+from job.report_words import percent
 from job.store import Bytes, StoreError
 from job.store_directory import DirectoryStore
+from job.units import loss_unit
 from tests.browser import browser, seen
 from tests.long_run import SPIKE, long_run, spec_of, store_events
 from tests.nursery import Nursery
@@ -35,6 +39,8 @@ GATES = [
     {"task": "kind", "drop": 0.9, "by_epoch": 2},
     {"task": "pair", "skill": -9.0, "by_epoch": 3},
 ]
+
+UNITS = {"kind": "nats", "level": "€²"}
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +119,39 @@ def test_numbers_are_those_of_the_history(trained: Run, chromium: Browser) -> No
                 shown(task["val_loss_original"]),
                 shown(facts[name]["baseline_constant"]),
             ]
+            unit = UNITS.get(name)
+            assert card.locator("figcaption small").inner_text() == (
+                f"loss in {unit}" if unit else "loss"
+            )
         assert "failed 1 of 2 gates" in page.text(".verdict")
+
+
+@pytest.mark.parametrize(
+    ("kind", "unit", "expected"),
+    [
+        ("huber", "bars", "bars"),
+        ("mae", "", ""),
+        ("mse", "bars", "bars²"),
+        ("mse", "USD/h", "(USD/h)²"),
+        ("mse", "", ""),
+        ("cross_entropy", "classes", "nats"),
+    ],
+)
+def test_the_unit_of_a_loss(kind: str, unit: str, expected: str) -> None:
+    """It is the target's only where the loss is a distance."""
+    assert loss_unit(kind, unit) == expected
+
+
+def test_an_older_record_has_its_units(trained: Run, tmp_path: Path) -> None:
+    """What it does not tell of a loss's unit, the spec does; without one none is shown."""
+    events = plain(trained)
+    for task in events[0]["tasks"].values():
+        del task["loss_unit"]
+    spec = json.loads(trained.store.get(f"{RUN}/spec.json").data)
+    store = DirectoryStore(tmp_path)
+    for run, known, expected in (("small/x", spec, "€²"), ("small/y", {}, "")):
+        store_events(store, run, events, known)
+        assert gather(store, run, 1000)["tasks"]["level"]["loss_unit"] == expected
 
 
 def test_curves_are_those_of_the_history(trained: Run) -> None:
@@ -150,9 +188,34 @@ def test_cost_is_that_of_the_pods(trained: Run, chromium: Browser, tmp_path: Pat
         assert "RTX 4090, secure: 90.0\xa0min at 0.6 USD/h" in page.text("#facts")
 
 
+DRAWN = """CHARTS.map((chart) => [
+    chart.plot.series.slice(1).map((s) => [s.stroke(), s.width, (s.dash ?? []).join(" ")]),
+    [...chart.legend.querySelectorAll("svg")].map((svg) => svg.querySelector("path"))
+        .map((line) => line && [line.getAttribute("stroke"),
+            Number(line.getAttribute("stroke-width")), line.getAttribute("stroke-dasharray")])])"""
+"""Of each chart the lines, as color, width and dashes, and those of its legend."""
+FINGERS = """([[a, b], [c, d]]) => {
+    const plot = CHARTS[0].holder, over = CHARTS[0].plot.over.getBoundingClientRect();
+    const touch = (kind, pointerId, at) => plot.dispatchEvent(new PointerEvent(kind, {
+        pointerId, pointerType: "touch", clientX: over.left + at * over.width }));
+    touch("pointerdown", 1, a); touch("pointerdown", 2, b);
+    touch("pointermove", 1, c); touch("pointermove", 2, d);
+    return new Promise(requestAnimationFrame).then(() => {
+        touch("pointerup", 1, c); touch("pointerup", 2, d);
+        return settings.zoom;
+    });
+}"""
+"""What was under two fingers, by share of the width, and where they went; the zoom then."""
+
+
 def test_everything_can_be_switched(trained: Run, chromium: Browser) -> None:
-    """Log and linear, steps and epochs, stacked and lines, each curve, and the theme."""
+    """Log and linear, steps and epochs, stacked and lines, each curve, and the theme.
+
+    A legend has its lines' colours, widths and dashes, or areas where those are stacked.
+    """
     with seen(chromium, Path(trained.url) / RUN / "report.html") as page:
+        for lines, told in page.run(DRAWN):
+            assert told in (lines, [None] * len(lines))
         chart = "CHARTS[0].plot"
         assert page.run(f"{chart}.scales.y.distr") == 1
         page.press("scale", "log")
@@ -173,6 +236,52 @@ def test_everything_can_be_switched(trained: Run, chromium: Browser) -> None:
         light = page.run("getComputedStyle(document.body).backgroundColor")
         page.press("theme", "dark")
         assert page.run("getComputedStyle(document.body).backgroundColor") != light
+
+
+def test_a_part_of_the_axis_is_shown(trained: Run, chromium: Browser) -> None:
+    """Dragged over in one chart, all show it, the heat map too: keys walk it, legends are of it.
+
+    Never less than two steps; where there is nothing, that is said; a button shows all again. What
+    was under two fingers stays under them; pinched wider than the run, all is shown.
+    """
+    epochs = [e for e in trained.history() if e["event"] == "epoch"]
+    with seen(chromium, Path(trained.url) / RUN / "report.html") as page:
+        card = page.page.locator("#loss .card").first
+        box = card.locator(".u-over").bounding_box()
+        assert box is not None
+        heat = "HEATMAPS[0].columns"
+        assert page.run(heat) == [0, 3]
+        assert not card.locator(".all").is_visible()
+        page.page.mouse.move(box["x"] + box["width"] * 0.4, box["y"] + 20)
+        page.page.mouse.down()
+        page.page.mouse.move(box["x"] + box["width"] * 0.8, box["y"] + 20, steps=3)
+        page.page.mouse.up()
+        scales = "CHARTS.map(({ plot }) => [plot.scales.x.min, plot.scales.x.max])"
+        for span in [page.run("settings.zoom"), *page.run(scales)]:
+            assert span == pytest.approx([1.2, 2.4], abs=0.05)
+        assert page.run(heat) == [1, 3]
+        card.locator(".plot").focus()
+        for key, step in {"Home": 7, "ArrowRight": 8, "End": 12, "ArrowLeft": 11}.items():
+            page.page.keyboard.press(key)
+            assert card.locator(".place").inner_text().endswith(f"step {step}")
+        page.page.keyboard.press("Escape")
+        second = next(iter(epochs[1]["tasks"].values()))["train_loss_original"]
+        assert float(card.locator(".legend b").nth(1).inner_text()) == shown(second)
+        page.run("zoomTo([1.5, 1.5001])")
+        low, high = page.run("settings.zoom")
+        assert high - low == pytest.approx(2 / STEPS)
+        assert card.locator(".legend b").nth(1).inner_text() == "–"
+        card.locator(".legend button").first.click()  # its steps; training's line still crosses
+        assert not card.locator(".plot .nothing").is_visible()
+        page.run("zoomTo([0, 0.4])")
+        assert card.locator(".plot .nothing").is_visible()
+        card.locator(".all").click()
+        assert page.run("settings.zoom") is None
+        assert page.run(heat) == [0, 3]
+        assert not card.locator(".plot .nothing").is_visible()
+        spread = page.page.evaluate(FINGERS, [[0.4, 0.6], [0.2, 0.8]])
+        assert spread == pytest.approx([1.0, 2.0], abs=0.01)
+        assert page.page.evaluate(FINGERS, [[0.2, 0.8], [0.45, 0.55]]) is None
 
 
 def test_values_are_read_by_pointer_and_by_keys(trained: Run, chromium: Browser) -> None:
@@ -198,30 +307,54 @@ def test_values_are_read_by_pointer_and_by_keys(trained: Run, chromium: Browser)
 
 @pytest.mark.parametrize("width", [390, 1400])
 def test_it_fits_phones_and_paper(trained: Run, chromium: Browser, width: int) -> None:
-    """Nothing is wider than the window, in either theme; printed, it is light and unfolded."""
+    """Nothing is wider than the window, in either theme; printed, it is light and unfolded.
+
+    On paper no heading stands alone, nothing tells how to zoom; then all is as it was.
+    """
     with seen(chromium, Path(trained.url) / RUN / "report.html", width, "dark") as page:
         assert page.run("document.documentElement.scrollWidth") == width
         assert page.run("document.documentElement.dataset.theme") == "dark"
+        opened = "[...document.querySelectorAll('details')].map((each) => each.open)"
+        if width > 1000:
+            page.page.locator("summary").first.click()
+        before = page.run(opened)
         page.run("dispatchEvent(new Event('beforeprint'))")
         assert page.run("document.documentElement.dataset.theme") == "light"
         assert page.run("document.querySelector('details').open")
         page.run("dispatchEvent(new Event('afterprint'))")
         assert page.run("document.documentElement.dataset.theme") == "dark"
+        assert page.run(opened) == before
+        page.page.emulate_media(media="print")
+        assert not page.page.locator(".hint").is_visible()
+        for above in ("h2", ".bar"):
+            assert page.run(f"getComputedStyle(document.querySelector('{above}')).breakAfter") == (
+                "avoid"
+            )
 
 
 def test_several_runs_lie_over_one_another(trained: Run, chromium: Browser, tmp_path: Path) -> None:
     """Verdicts first, then where the specs differ, then both runs' curves in each chart."""
     spec = json.loads(trained.store.get(f"{RUN}/spec.json").data)
     spec["seed"], spec["train"]["batch_size"] = 7, 4
+    spec["resources"] = {"gpus": ["RTX 4090"], "disk_gb": 20}
+    first, *rest = spec["tasks"]
+    spec["tasks"] = rest
     other = DirectoryStore(tmp_path / "other")
     store_events(other, "small/o", plain(trained), spec)
     file = tmp_path / "two.html"
-    file.write_text(report([(trained.store, RUN), (other, "small/o")]))
+    file.write_text(report([(trained.store, RUN), (other, "small/o")] * 5))
     with seen(chromium, file) as page:
         ids = page.run("[...document.querySelectorAll('section')].map((each) => each.id)")
         assert ids[:3] == ["gates", "differences", "outcome"]
-        assert page.cells("#differences") == [["seed", "0", "7"], ["train.batch_size", "8", "4"]]
-        assert page.page.locator(".verdicts li").count() == 2
+        differ = {row[0]: row[1:3] for row in page.cells("#differences")}
+        assert differ.items() >= {"seed": ["0", "7"], "train.batch_size": ["8", "4"]}.items()
+        assert differ["resources.disk_gb"] == ["–", "20"]
+        assert differ[f"tasks[{first['name']}].loss.kind"] == [f'"{first["loss"]["kind"]}"', "–"]
+        assert not [where for where in differ if where.startswith("tasks[pair]")]
+        cells = "[...document.querySelectorAll('#differences td')]"
+        assert page.run(f"Math.min(...{cells}.map((each) => each.clientWidth))") >= 130
+        assert page.run(f"Math.max(...{cells}.map((each) => each.clientHeight))") < 100
+        assert page.page.locator(".verdicts li").count() == 10
         labels = page.page.locator("#loss .card").first.locator(".legend button").all_inner_texts()
         assert {label.split()[0] for label in labels} == {"r", "o", "best"}
 
@@ -288,7 +421,7 @@ def without_cosines(events: list[Line]) -> list[Line]:
 
 CASES: dict[str, tuple[Callable[[list[Line]], list[Line]], str]] = {
     "nothing": (lambda events: [], "not finished"),
-    "unfinished": (unfinished, "kind: no epoch was finished"),
+    "unfinished": (unfinished, "pair skill > -900% by epoch 3 (train)\tnot read yet"),
     "one epoch": (one_epoch, "after epoch 1"),
     "not finite": (not_finite, "level: not finite at step 15"),
     "superseded": (superseded, "1 resume, 1 superseded step"),
@@ -311,6 +444,40 @@ def test_every_run_has_a_page(trained: Run, chromium: Browser, tmp_path: Path, c
         assert page.run("typeof hacked") == "undefined"
         page.press("theme", "dark")
         page.press("scale", "log") if page.page.locator("#scale").count() else None
+
+
+def test_gates_are_told_before_the_end(trained: Run, tmp_path: Path) -> None:
+    """Those read so far, and of the spec's others the words; none that a resume took back."""
+    events = plain(trained)
+    spec = json.loads(trained.store.get(f"{RUN}/spec.json").data)
+    at = next(i for i, event in enumerate(events) if event["event"] == "gate")
+    store = DirectoryStore(tmp_path)
+    store_events(store, "small/x", events[: at + 1], spec)
+    store_events(store, "small/y", events[: at + 1], {})
+    back = {"event": "superseded", "step": 5, "from_seq": at + 1, "to_seq": at + 1}
+    store_events(store, "small/z", [*events[: at + 1], back], spec)
+    read, other = gather(store, "small/x", 1000)["gates"]
+    assert (read["gate"], read["passed"]) == (events[at]["gate"], False)
+    assert other == {"gate": "pair skill > -900% by epoch 3 (train)"}
+    assert [gate["gate"] for gate in gather(store, "small/y", 1000)["gates"]] == [read["gate"]]
+    told = gather(store, "small/z", 1000)
+    assert told["gates"] == [{"gate": read["gate"]}, other]
+    assert told["marks"]["superseded"] == []  # no step was undone
+
+
+@pytest.mark.parametrize(
+    ("share", "digits", "expected"),
+    [
+        (0.5, 0, "50"),
+        (0.995, 0, "99.5"),
+        (-0.99996, 1, "−99.996"),
+        (1.0, 0, "100"),
+        (2.5, 0, "250"),
+    ],
+)
+def test_no_title_overstates(share: float, digits: int, expected: str) -> None:
+    """What is less than the whole is not rounded to it."""
+    assert percent(share, digits) == f"{expected}\xa0%"
 
 
 # --- long runs ------------------------------------------------------------------------------------
@@ -353,6 +520,41 @@ def test_a_long_run_stays_small(tmp_path: Path) -> None:
     assert max(run["steps"]["tasks"]["task_00"]["loss_original"]["high"]) == SPIKE
     assert run["marks"]["superseded"] == [[1800, 1850]]
     assert run["marks"]["resumes"] == [1800]
+
+
+def test_a_long_run_on_a_phone(chromium: Browser, tmp_path: Path) -> None:
+    """Means are drawn beside bands; what scrolls says so, with its first column in place.
+
+    What was undone is veiled inside the chart alone; what happened is told in whole lines.
+    """
+    store = DirectoryStore(tmp_path)
+    store_events(store, "long/r", long_run(2400, 2), spec_of(2400, 2))
+    file = tmp_path / "page.html"
+    file.write_text(report([(store, "long/r")]))
+    with seen(chromium, file, 390) as page:
+        weights = "CHARTS.find((chart) => chart.label.includes('weights'))"
+        assert page.run(f"{weights}.plot.series.slice(1).map((line) => line.width)") == (
+            [0.5, 0.5, 1.5] * 2
+        )
+        mean = page.run("DATA.runs[0].steps.tasks.task_00.weight.mean")
+        assert page.run(f"{weights}.plot.data[3]") == mean
+        scroll = page.page.locator("#outcome .scroll")
+        assert page.run("document.querySelector('#outcome .scroll').className") == "scroll more"
+        first = scroll.locator("tbody th").first
+        place = first.bounding_box()
+        scroll.evaluate("(element) => element.scrollTo(1000, 0)")
+        page.page.wait_for_selector("#outcome .scroll.moved:not(.more)")
+        assert first.bounding_box() == place
+        told = page.page.locator(".told tbody td:last-child").first.bounding_box()
+        assert told is not None
+        assert told["width"] > 300
+        page.run("zoomTo([3.65, 4.2])")  # steps 1825 …; 1800 to 1850 were undone
+        covered = page.run("""(() => {
+            const { ctx, bbox: { left, top, height } } = CHARTS[0].plot;
+            const { data } = ctx.getImageData(0, top, left - 6, height);
+            return data.filter((value, i) => i % 4 === 3 && value).length / (data.length / 4);
+        })()""")
+        assert covered < 0.3
 
 
 # --- writing it -----------------------------------------------------------------------------------
@@ -413,7 +615,35 @@ def test_only_a_report_is_replaced(trained: Run, nursery: Nursery, tmp_path: Pat
     assert (code, notes.read_text()) == (2, "mine")
     assert "only a report is replaced" in said
     assert cli(nursery, "r", "--store", trained.url, "-o", tmp_path)[0] == 2
+    code, said = cli(nursery, "r", "--store", trained.url, "-o", tmp_path / "no" / "page.html")
+    assert (code, str(tmp_path / "no") in said, ".part" in said) == (2, True, False)
+    assert cli(nursery, "r", "--store", trained.url, "-o", "-", "--json")[0] == 2
+    process = nursery.start("r", "--store", trained.url, "-o", "-", program="deploy.report")
+    assert process.wait() == 0, process.err
+    assert data_of(process.out) == data_of(file.read_text())
     code, said = cli(nursery, "q", "--store", trained.url, "-o", file)
     assert code == 102
     assert "holds no run q" in said
     assert [path.name for path in tmp_path.glob("*page*")] == ["page.html"]
+
+
+def test_a_run_is_found_where_it_is(
+    trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In ./runs too, by id, by name and id, or by folder; another path is called what it is."""
+    monkeypatch.setenv("EVENGRAD_STATE", str(tmp_path / "state"))
+    monkeypatch.delenv("EVENGRAD_STORE", raising=False)
+    monkeypatch.chdir(tmp_path)
+    Path("runs").symlink_to(trained.url)
+    Path("spec.json").write_text("{}")
+    for name in ("r", RUN, f"runs/{RUN}", f"runs/{RUN}/"):
+        assert find(name, None).run == RUN
+    for name, said in {
+        "q": "knows no run q, and runs holds none; name its store with",
+        "runs/nosuch": "knows no run runs/nosuch, and runs holds none; there is runs/small/r",
+        "runs": "runs: found a folder, which is not a run's folder; there is runs/small/r",
+        f"runs/{RUN}/report.html": "found a file, which is not a run's folder; there is runs/sm",
+        "spec.json": "spec.json: found a file, which is not a run's folder; give a run's folder",
+    }.items():
+        with pytest.raises(Stop, match=re.escape(said)):
+            find(name, None)

@@ -1,16 +1,20 @@
 // A chart with its legend: lines, bands from least to greatest, and what happened beside them.
 
-const CHARTS = [];
 const SYNC = "evengrad";
-const settings = { axis: "epochs", loss: "linear", shares: "stacked" };
 
-// The place in sorted xs that is nearest to x and has a value in ys; -1 where there is none.
-const nearest = (xs, ys, x) => {
-  let low = 0, high = xs.length - 1;
+// The first place in sorted xs with no less than x; as many as there are where none is.
+const firstFrom = (xs, x) => {
+  let low = 0, high = xs.length;
   while (low < high) {
     const middle = (low + high) >> 1;
     if (xs[middle] < x) low = middle + 1; else high = middle;
   }
+  return low;
+};
+
+// The place in sorted xs that is nearest to x and has a value in ys; -1 where there is none.
+const nearest = (xs, ys, x) => {
+  let low = Math.min(firstFrom(xs, x), xs.length - 1);
   if (low > 0 && x - xs[low - 1] < xs[low] - x) low -= 1;
   for (let away = 0; away < xs.length; away++) {
     if (ys[low - away] != null) return low - away;
@@ -34,15 +38,16 @@ const logTicks = (low, high) => {
   return ticks;
 };
 
-// entries: {label, color, dash, width, run, xs (in steps), ys or low and high, mean, flat, text(i)}
+// entries: {label, color, dash, width, run, xs (in steps), ys, low and high, flat, text(i)}
 class Chart {
   constructor(options) {
     Object.assign(this, { height: 190, marks: [], entries: [], unit: "" }, options);
     this.hidden = new Set(this.entries.filter((entry) => entry.off));
     this.holder = h("div", {
       class: "plot", tabindex: "0", role: "img", "aria-label": `${this.label}; arrow keys read values`,
-      onkeydown: (event) => this.key(event),
+      onkeydown: (event) => this.key(event), ...touching(this),
     });
+    this.nothing = h("span", { class: "nothing", hidden: true }, "no data here");
     this.place = h("span", { class: "place" });
     this.legend = h("div", { class: "legend" }, this.entries.map((entry) => this.button(entry)), this.place);
     this.element = h("figure", { class: this.wide ? "wide" : "card" }, this.caption, this.holder, this.legend);
@@ -51,7 +56,7 @@ class Chart {
 
   button(entry) {
     entry.value = h("b");
-    const swatch = h("i", { class: entry.low && !entry.ys ? "band" : entry.dash ? "dashed" : "", style: `--swatch:${entry.color}` });
+    entry.swatch = h("i");
     return h("button", {
       type: "button", "aria-pressed": String(!this.hidden.has(entry)),
       onclick: (event) => {
@@ -59,43 +64,81 @@ class Chart {
         event.currentTarget.setAttribute("aria-pressed", String(!this.hidden.has(entry)));
         this.draw();
       },
-    }, swatch, h("span", {}, entry.label), entry.value);
+    }, entry.swatch, h("span", {}, entry.label), entry.value);
   }
 
-  per(run) { return settings.axis === "epochs" ? run.per_epoch : 1; }
+  get whole() { return Math.max(...this.entries.map(({ run }) => lengthOf(run))); }
 
-  get whole() { return Math.max(...this.entries.map(({ run }) => run.last_step / this.per(run))); }
+  get span() { return settings.zoom ?? [0, this.whole]; }
 
   draw() {
     const width = this.holder.clientWidth;
     if (!width) return;
-    const zoomed = this.zoom;
     this.plot?.destroy();
+    this.holder.replaceChildren(this.nothing);
     this.shown = this.entries.filter((entry) => !this.hidden.has(entry));
     for (const entry of this.entries) {
-      const per = this.per(entry.run);
+      const per = stepsPer(entry.run);
       entry.at = entry.flat === undefined ? entry.xs.map((x) => x / per) : [0, this.whole];
-      entry.of = entry.flat === undefined ? entry.ys ?? entry.high : [entry.flat, entry.flat];
+      entry.of = entry.flat === undefined ? entry.ys : [entry.flat, entry.flat];
+      entry.swatch.replaceChildren(swatch(entry, this.stacked?.()));
     }
     const { data, series, bands, flat = [] } = this.stacked?.() ? this.stack() : this.lines();
     const log = this.log?.();
     this.plot = new uPlot({
       width, height: this.height, series: [{}, ...series], bands, legend: { show: false },
       padding: [10, 14, 0, 0],
-      scales: { x: { time: false, range: (_, low, high) => this.range(data[0], low, high) }, y: this.scale(log) },
+      scales: { x: { time: false, range: () => this.span }, y: this.scale(log) },
       axes: [this.axis({ label: settings.axis === "epochs" ? "epoch" : "step", labelSize: 18, size: 26 }),
-        this.axis({ size: 54, ...(log ? { splits: (_, __, low, high) => logTicks(low, high), filter: (_, ticks) => ticks } : {}), values: (_, ticks) => ticks.map((v) => v === null || v === undefined ? "" : this.tick(v)) })],
-      cursor: { sync: { key: SYNC, scales: ["x", null] }, y: false, points: { size: 6 }, drag: { x: true, y: false } },
+        this.axis({ size: 54, ...(log ? { splits: (_, __, low, high) => logTicks(low, high), filter: (_, ticks) => ticks } : {}), values: (_, ticks) => ticks.map((v) => v === null || v === undefined ? "" : this.tick(v, ticks[1] - ticks[0])) })],
+      cursor: {
+        sync: { key: SYNC, scales: ["x", null], filters: { pub: (kind) => kind === "mousemove" || kind === "mouseleave" } },
+        y: false, points: { size: 6 }, drag: { x: true, y: false, dist: 4, setScale: false },
+        bind: { dblclick: () => () => zoomTo(null) },
+      },
       hooks: {
-        drawClear: [(plot) => this.veil(plot)], draw: [(plot) => this.happened(plot)],
-        setCursor: [(plot) => this.read(plot)],
-        setScale: [(plot, key) => { if (key === "x") this.zoom = [plot.scales.x.min, plot.scales.x.max]; }],
+        drawClear: [(plot) => paintUndone(plot, this.marksOf())], draw: [(plot) => paintMarks(plot, this.marksOf())],
+        setCursor: [(plot) => this.read(plot)], setSelect: [(plot) => this.chosen(plot)],
       },
     }, data, this.holder);
     const hovered = this.plot.cursor.dataIdx;  // a level line has no place to point at
     this.plot.cursor.dataIdx = (plot, i, ...more) => flat.includes(i) ? null : hovered(plot, i, ...more);
-    if (zoomed) this.plot.setScale("x", { min: zoomed[0], max: zoomed[1] });
+    this.told();
+  }
+
+  // What is to be shown of the axis has changed.
+  show() {
+    if (!this.plot) return;
+    const [min, max] = this.span;
+    this.plot.setScale("x", { min, max });
+    this.told();
+  }
+
+  told() {
+    const curves = this.shown.filter((entry) => entry.flat === undefined);
+    this.nothing.hidden = !curves.length || curves.some((entry) => this.visible(entry).length);
     this.read(this.plot);
+  }
+
+  chosen(plot) {
+    const { left, width } = plot.select;
+    plot.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
+    if (width) zoomTo([plot.posToVal(left, "x"), plot.posToVal(left + width, "x")]);
+  }
+
+  // The first place of sorted xs that is shown, and the one after the last.
+  places(xs) {
+    const [from, to] = this.span;
+    return [firstFrom(xs, from), firstFrom(xs, to * (1 + 1e-9))];
+  }
+
+  // Of a curve, the values that are shown: its points, and where its line crosses an edge.
+  visible({ at, of }) {
+    const crossing = this.span.map((x) => {
+      const after = firstFrom(at, x), [a, b] = [of[after - 1] ?? null, of[after] ?? null];
+      return a === null || b === null ? null : a + (b - a) * (x - at[after - 1]) / (at[after] - at[after - 1]);
+    });
+    return [...of.slice(...this.places(at)), ...crossing].filter((value) => value !== null);
   }
 
   axis(more) {
@@ -104,21 +147,21 @@ class Chart {
       grid: { ...line }, ticks: { ...line, size: 4 }, gap: 4, ...more };
   }
 
-  tick(value) { return this.percent ? pct(value, value && Math.abs(value) < 0.01 ? 1 : 0) : num(value, 3); }
-
-  // All of the run from 0 on, or what was chosen of it.
-  range(xs, low, high) {
-    const all = !xs.length || low === null || (low === xs[0] && high === xs.at(-1));
-    return all || !(high > low) ? [0, this.whole] : [low, high];
+  // With the digits that tell it from the next one.
+  tick(value, step) {
+    if (this.percent) return pct(value, (value && Math.abs(value) < 0.01) || step < 0.01 ? 1 : 0);
+    return num(value, value && step > 0 ? Math.max(3, Math.ceil(Math.log10(Math.abs(value) / step)) + 1) : 3);
   }
 
   scale(log) {
     if (this.stacked?.()) return { range: [0, 1] };
-    if (!log) {
-      return { range: (_, low, high) => low === null ? [0, 1] : uPlot.rangeNum(low, high, {
-        min: { pad: 0.06, soft: 0, mode: 3 }, max: { pad: 0.06, soft: 0, mode: 3 } }) };
-    }
-    return { distr: 3, range: (_, low, high) => low === null ? [0.1, 1] : [low / 1.15, high * 1.15] };
+    const fit = log ? (low, high) => [low / 1.15, high * 1.15] : (low, high) => uPlot.rangeNum(low, high, {
+      min: { pad: 0.06, soft: 0, mode: 3 }, max: { pad: 0.06, soft: 0, mode: 3 } });
+    return { distr: log ? 3 : 1, range: (_, low, high) => {  // of the points shown; a line may leave at an edge
+      const curves = this.shown.filter((entry) => entry.flat === undefined);
+      const all = [low, high, ...curves.flatMap((entry) => this.visible(entry))].filter((value) => value !== null && (!log || value > 0));
+      return all.length ? fit(Math.min(...all), Math.max(...all)) : log ? [0.1, 1] : [0, 1];
+    } };
   }
 
   lines() {
@@ -130,14 +173,12 @@ class Chart {
         tables.push([entry.at, fit(entry.high), fit(entry.low)]);
         const edge = { ...common, width: 0.5, stroke: faded(entry.color, 0.45), points: { show: false } };
         series.push(edge, edge);
-        bands.push({ series: [at, at + 1], fill: faded(entry.color, 0.16) });
+        bands.push({ series: [at, at + 1], fill: faded(entry.color, BAND) });
       }
-      if (entry.ys || entry.flat !== undefined) {
-        tables.push([entry.at, fit(entry.of)]);
-        if (entry.flat !== undefined) flat.push(series.length + 1);
-        const few = entry.of.filter((v) => v !== null).length === 1;
-        series.push({ ...common, width: entry.width ?? 1.75, dash: entry.dash, points: { show: few, size: 6 } });
-      }
+      tables.push([entry.at, fit(entry.of)]);
+      if (entry.flat !== undefined) flat.push(series.length + 1);
+      const few = entry.of.filter((v) => v !== null).length === 1;
+      series.push({ ...common, width: entry.width ?? 1.75, dash: entry.dash, points: { show: few, size: 6 } });
     }
     return { data: tables.length ? uPlot.join(tables) : [[]], series, bands, flat };
   }
@@ -154,63 +195,35 @@ class Chart {
     return { data: parts.length ? [parts[0].at, ...sums] : [[]], series, bands };
   }
 
-  // --- what happened ---
-
-  marksOf() { return this.marks.map(({ run, marks }) => ({ per: this.per(run), marks })); }
-
-  veil(plot) {
-    const { ctx, bbox } = plot;
-    ctx.save();
-    ctx.fillStyle = css("veil");
-    for (const { per, marks } of this.marksOf()) {
-      for (const [from, to] of marks.superseded) {
-        const left = plot.valToPos(from / per, "x", true), right = plot.valToPos(to / per, "x", true);
-        ctx.fillRect(left, bbox.top, Math.max(right - left, 2), bbox.height);
-      }
-    }
-    ctx.restore();
-  }
-
-  happened(plot) {
-    const { ctx, bbox } = plot, dot = devicePixelRatio, bottom = bbox.top + bbox.height;
-    const inside = (x) => x >= bbox.left - 1 && x <= bbox.left + bbox.width + 1;
-    ctx.save();
-    for (const { per, marks } of this.marksOf()) {
-      const at = (steps) => steps.map((step) => plot.valToPos(step / per, "x", true)).filter(inside);
-      const saved = at(marks.checkpoints), dense = saved.length > plot.width / 8;
-      ctx.fillStyle = css(dense ? "line" : "soft");
-      for (const x of saved) ctx.fillRect(x - dot / 2, bottom - 5 * dot, dot, 5 * dot);
-      ctx.fillStyle = css("resume");
-      for (const x of at(marks.resumes)) ctx.fillRect(x - dot / 2, bbox.top, 1.5 * dot, bbox.height);
-      ctx.fillStyle = css("alarm");
-      for (const x of at(marks.alarms.map((alarm) => alarm.step))) {
-        ctx.beginPath();
-        ctx.moveTo(x - 5 * dot, bbox.top - 8 * dot);
-        ctx.lineTo(x + 5 * dot, bbox.top - 8 * dot);
-        ctx.lineTo(x, bbox.top);
-        ctx.fill();
-      }
-    }
-    ctx.restore();
-  }
+  marksOf() { return this.marks.map(({ run, marks }) => ({ per: stepsPer(run), marks })); }
 
   // --- reading values ---
 
+  // Those under the pointer; without one, the last ones shown.
   read(plot) {
     const { left } = plot.cursor, hovered = left !== null && left >= 0;
-    const x = hovered ? plot.posToVal(left, "x") : Infinity;
+    const x = hovered ? plot.posToVal(left, "x") : null;
     for (const entry of this.entries) {
-      const i = nearest(entry.at, entry.of, x);
-      entry.value.textContent = i < 0 ? NONE : entry.flat !== undefined ? num(entry.flat) : entry.text(i);
+      const i = hovered ? nearest(entry.at, entry.of, x) : this.last(entry);
+      entry.value.textContent = entry.flat !== undefined ? num(entry.flat) : i < 0 ? NONE : entry.text(i);
     }
-    this.place.textContent = hovered ? this.where(x) : "";
+    const unit = settings.axis === "epochs" ? "epochs" : "steps";
+    this.place.textContent = hovered ? this.where(x)
+      : settings.zoom ? `${unit} ${settings.zoom.map((each) => num(each, 3)).join(" to ")}` : "";
+  }
+
+  last({ at, of }) {
+    const [first, end] = this.places(at);
+    for (let i = end - 1; i >= first; i--) if (of[i] !== null) return i;
+    return -1;
   }
 
   where(x) {
     const runs = [...new Set(this.entries.map((entry) => entry.run))], [run] = runs;
-    const step = Math.max(0, Math.round(x * this.per(run)));
+    const step = Math.max(0, Math.round(x * stepsPer(run)));
+    const [from, to] = this.span;
     const near = this.marks.flatMap(({ run: of, marks }) =>
-      marks.alarms.filter((a) => Math.abs(a.step / this.per(of) - x) < (this.zoom[1] - this.zoom[0]) / 100));
+      marks.alarms.filter((a) => Math.abs(a.step / stepsPer(of) - x) < (to - from) / 100));
     const alarm = near.length ? ` \u00b7 \u25bc ${near[0].kind.replaceAll("_", " ")}` : "";
     if (runs.length > 1) return `${settings.axis === "epochs" ? "epoch" : "step"} ${num(x, 3)}${alarm}`;
     return `epoch ${(step / run.per_epoch).toFixed(1)}, step ${whole(step)}${alarm}`;
@@ -221,7 +234,9 @@ class Chart {
     if (event.key === "Escape") this.plot.setCursor({ left: -10, top: -10 });
     if (move === undefined || !this.shown.length) return;
     event.preventDefault();
-    const [xs] = this.shown.map((entry) => entry.at).sort((a, b) => b.length - a.length);
+    const [all] = this.shown.map((entry) => entry.at).sort((a, b) => b.length - a.length);
+    const xs = all.slice(...this.places(all));
+    if (!xs.length) return;
     const { left } = this.plot.cursor;
     const now = left >= 0 ? nearest(xs, xs, this.plot.posToVal(left, "x")) : move > 0 ? -1 : xs.length;
     const to = Math.min(xs.length - 1, Math.max(0, now + move));

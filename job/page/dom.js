@@ -16,8 +16,11 @@ const MINUS = "\u2212", NBSP = "\u00a0", NONE = "\u2013";
 const minus = (text) => text.replace(/-/g, MINUS);
 const num = (value, digits = 4) =>
   value === null || value === undefined ? NONE : minus(String(Number(value.toPrecision(digits))));
-const pct = (value, digits = 1) =>
-  value === null || value === undefined ? NONE : minus((100 * value).toFixed(digits)) + NBSP + "%";
+const pct = (value, digits = 1) => {
+  if (value === null || value === undefined) return NONE;
+  while (digits < 3 && Math.abs(value) < 1 && Math.abs((100 * value).toFixed(digits)) >= 100) digits += 1;  // not yet the whole
+  return minus((100 * value).toFixed(digits)) + NBSP + "%";
+};
 const whole = (value) => value.toLocaleString("en-US");
 
 const lasting = (seconds) => {
@@ -38,6 +41,7 @@ const colour = (i, count) => {
   if (count <= PALETTE.length) return PALETTE[i];
   return `hsl(${(i * 137.5 + 225) % 360} ${i % 2 ? 48 : 62}% ${[52, 62, 44][i % 3]}%)`;
 };
+const BAND = 0.22;
 const faded = (value, alpha) =>
   value.startsWith("hsl")
     ? value.replace(")", ` / ${alpha})`)
@@ -57,8 +61,33 @@ const choice = (name, label, options, chosen, change) => {
     h("span", {}, label), buttons);
 };
 
+// An element that scrolls sideways: its edge fades for as long as there is more.
+const scrolling = (element) => {
+  const look = () => {
+    element.classList.toggle("more", element.scrollLeft + element.clientWidth < element.scrollWidth - 1);
+    element.classList.toggle("moved", element.scrollLeft > 0);
+  };
+  element.addEventListener("scroll", look, { passive: true });
+  new ResizeObserver(look).observe(element);
+  return element;
+};
+
 const table = (head, rows, attributes = {}) =>
-  h("div", { class: "scroll", tabindex: "0" }, h("table", attributes,
+  scrolling(h("div", { class: "scroll", tabindex: "0" }, h("table", attributes,
     h("thead", {}, h("tr", {}, head.map((cell) => h("th", { scope: "col" }, cell)))),
     h("tbody", {}, rows.map((row) =>
-      h("tr", {}, row.map((cell, i) => i ? h("td", {}, cell) : h("th", { scope: "row" }, cell)))))));
+      h("tr", {}, row.map((cell, i) => i ? h("td", {}, cell) : h("th", { scope: "row" }, cell))))))));
+
+// How a curve is drawn, small: its line as in the chart, its band behind it, or its area.
+const swatch = ({ color, width = 1.75, dash = [], low }, area) => {
+  const draw = (name, attributes) => {
+    const shape = document.createElementNS("http://www.w3.org/2000/svg", name);
+    for (const [key, value] of Object.entries(attributes)) shape.setAttribute(key, value);
+    return shape;
+  };
+  const whole = draw("svg", { width: 24, height: 10, "aria-hidden": "true" });
+  if (low || area) whole.append(draw("rect", { width: 24, height: 10, fill: faded(color, area ? 0.55 : BAND) }));
+  if (area) whole.append(draw("rect", { width: 24, height: 1, fill: color }));
+  else whole.append(draw("path", { d: width < 1.5 ? "M0 4.5H24" : "M0 5H24", stroke: color, "stroke-width": width, "stroke-dasharray": dash.join(" ") }));
+  return whole;
+};

@@ -1,6 +1,5 @@
 // Cosines of pairs of tasks over time: a row a pair, a column an epoch or several.
 
-const HEATMAPS = [];
 const FEW = 28;
 
 class Heatmap {
@@ -28,16 +27,27 @@ class Heatmap {
         this.draw();
       },
     }, `all ${this.pairs.length} pairs, not the ${FEW} lowest alone`) : null;
+    this.nothing = h("p", { class: "nothing", hidden: true }, "no data here");
     this.element = h("figure", { class: "wide heat" }, caption,
-      h("div", { class: "heatmap" }, this.names, h("div", { class: "cells" }, this.canvas, this.ticks)),
+      h("div", { class: "heatmap" }, this.names, h("div", { class: "cells" }, this.canvas, this.nothing, this.ticks)),
       h("div", { class: "legend" }, h("span", { class: "key" }, `${MINUS}1`, h("i"), "1"), more, this.value));
     HEATMAPS.push(this);
   }
 
   get rows() { return this.all ? this.order : this.order.slice(0, FEW); }
 
+  // The columns that the zoom leaves, [first, end]: an epoch's is from the end of the last to its own.
+  get columns() {
+    const count = this.values[0].length, each = this.width * this.run.per_epoch / stepsPer(this.run);
+    if (!settings.zoom) return [0, count];
+    const [from, to] = settings.zoom, first = Math.floor(from / each + 1e-9);
+    return [Math.min(first, count), Math.min(Math.ceil(to / each - 1e-9), count)];
+  }
+
   draw() {
-    const rows = this.rows, columns = this.values[0].length;
+    const rows = this.rows, [first, end] = this.columns, columns = end - first;
+    this.nothing.hidden = columns > 0;
+    this.told(null);
     this.height = this.all && this.sorted ? 12 : 20;
     this.names.replaceChildren(...rows.map((row) =>
       h("div", { style: `height:${this.height}px;line-height:${this.height}px` }, this.pairs[row].join(" \u00d7 "))));
@@ -48,14 +58,14 @@ class Heatmap {
     this.canvas.height = rows.length * this.height * dot;
     const ctx = this.canvas.getContext("2d"), wide = this.canvas.width / columns, high = this.height * dot;
     const against = css("against"), along = css("along");
-    rows.forEach((row, j) => this.values[row].forEach((value, i) => {
+    rows.forEach((row, j) => this.values[row].slice(first, end).forEach((value, i) => {
       if (value === null) return;
       ctx.fillStyle = heat(value, against, along);
       const left = Math.floor(i * wide);
       ctx.fillRect(left, j * high, Math.ceil((i + 1) * wide) - left, high - dot);
     }));
-    const marks = [...new Set([0, Math.floor((columns - 1) / 2), columns - 1])];
-    this.ticks.replaceChildren(...marks.map((i) => h("span", {}, `epoch ${this.epochs(i)}`)));
+    const marks = columns > 0 ? [...new Set([0, Math.floor((columns - 1) / 2), columns - 1])] : [];
+    this.ticks.replaceChildren(...marks.map((i) => h("span", {}, `epoch ${this.epochs(first + i)}`)));
   }
 
   epochs(i) {
@@ -64,9 +74,9 @@ class Heatmap {
   }
 
   point(event) {
-    const box = this.canvas.getBoundingClientRect();
+    const box = this.canvas.getBoundingClientRect(), [first, end] = this.columns;
     this.told([Math.floor((event.clientY - box.top) / this.height),
-      Math.floor((event.clientX - box.left) / box.width * this.values[0].length)]);
+      first + Math.floor((event.clientX - box.left) / box.width * (end - first))]);
   }
 
   key(event) {
@@ -74,9 +84,11 @@ class Heatmap {
     if (event.key === "Escape") this.told(null);
     if (!move) return;
     event.preventDefault();
-    const [row, column] = this.at ?? [-move[0], -move[1]];
-    const clamp = (value, count) => Math.max(0, Math.min(count - 1, value));
-    this.told([clamp(row + move[0], this.rows.length), clamp(column + move[1], this.values[0].length)]);
+    const [first, end] = this.columns;
+    if (end <= first) return;
+    const [row, column] = this.at ?? [-move[0], first - move[1]];
+    const clamp = (value, low, high) => Math.max(low, Math.min(high - 1, value));
+    this.told([clamp(row + move[0], 0, this.rows.length), clamp(column + move[1], first, end)]);
   }
 
   told(at) {
