@@ -19,6 +19,7 @@ from job.events import Alarm, Epoch, EpochTask
 from job.position import Position
 from job.spec import JobSpec, Uncertainty
 from job.tasks import TaskLoss
+from job.units import loss_unit
 
 LASTING = 2
 """Epochs."""
@@ -61,7 +62,8 @@ class Watch:
     def __init__(self, spec: JobSpec, baselines: Sequence[Baseline]) -> None:
         self.epochs, self.even = spec.train.epochs, 1 / len(spec.tasks)
         self.baselines = dict(zip(spec.task_names, baselines, strict=True))
-        self.units = {task.name: f" {task.unit}" if task.unit else "" for task in spec.tasks}
+        units = {task.name: loss_unit(task.loss.kind, task.unit) for task in spec.tasks}
+        self.units = {name: f" {unit}" if unit else "" for name, unit in units.items()}
         self.balance = spec.balance
 
     def look(self, epoch: Epoch, at: Position) -> Iterator[Alarm]:

@@ -31,6 +31,8 @@ class TaskFacts(Record):
     """Outputs per prediction."""
     unit: str
     """Unit of the target."""
+    loss_unit: str = ""
+    """Of a loss in original units, the baselines too; older records lack it."""
     shift: list[float]
     """[O], subtracted from the target."""
     scale: list[float]

@@ -8,6 +8,7 @@ import torch
 
 from job.events import RunStarted, TaskFacts
 from job.train import Training
+from job.units import loss_unit
 from job.version import VERSION
 
 
@@ -40,6 +41,7 @@ def started(training: Training, resumed: int | None) -> RunStarted:
                 level=loss.task.level,
                 outputs=loss.task.outputs,
                 unit=loss.task.unit,
+                loss_unit=loss_unit(loss.task.loss.kind, loss.task.unit),
                 shift=loss.shift.tolist(),
                 scale=loss.scale.tolist(),
                 baseline_constant=base.constant["train"],

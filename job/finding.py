@@ -12,6 +12,7 @@ from job.faults import InputError
 from job.probe import Probe
 from job.reach import Reach
 from job.spec import JobSpec
+from job.units import loss_unit
 
 Mechanism = Literal[
     "blocked_path",
@@ -162,6 +163,6 @@ def told(before: Probe, after: Probe, tasks: Iterable[str], split: str = "train"
 
 
 def unit(probe: Probe, task: str) -> str:
-    """The task's unit, to be put behind a number."""
-    name = next(t.unit for t in probe.spec.tasks if t.name == task)
+    """The unit of the task's loss, to be put behind a number."""
+    (name,) = (loss_unit(t.loss.kind, t.unit) for t in probe.spec.tasks if t.name == task)
     return f" {name}" if name else ""

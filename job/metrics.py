@@ -62,13 +62,13 @@ class Teller:
     def __init__(self) -> None:
         self.attempt = 0
         self.units: dict[str, str] = {}
-        """Of the tasks' targets."""
+        """Of the tasks' losses; older records do not tell them."""
 
     def tell(self, event: Line, counts: bool) -> Told:
         """One event."""
         if event["event"] == "run.started":
             self.attempt += 1
-            self.units = {name: task["unit"] for name, task in event["tasks"].items()}
+            self.units = {n: task.get("loss_unit", "") for n, task in event["tasks"].items()}
         return Told(
             event["seq"],
             datetime.fromisoformat(event["ts"]),
@@ -81,7 +81,7 @@ class Teller:
         )
 
     def unit(self, metric: Metric) -> str | None:
-        """Of a number; an `mse` loss in original units is in the square of its."""
+        """Of a number; None where it has none or the record does not tell."""
         if metric.metric.endswith("_original") or metric.metric.startswith("baseline_"):
             return self.units.get(metric.task or "") or None
         return UNITS.get(metric.metric)

@@ -12,6 +12,7 @@ from job.history import read_backwards, read_document
 from job.journal import Line
 from job.report_past import Past
 from job.store import Missing, Store
+from job.units import loss_unit
 
 
 def gather(store: Store, run: str, numbers: int) -> Line:
@@ -25,6 +26,7 @@ def gather(store: Store, run: str, numbers: int) -> Line:
     spec = _spec(store, run)
     status = _document(store, run, "status.json") or {}
     tasks = past.started[-1]["tasks"] if past.started else {}
+    tasks = {name: _facts(name, told, spec) for name, told in tasks.items()}
     return {
         "run": run,
         "label": run.rpartition("/")[2],
@@ -53,6 +55,15 @@ def _per_epoch(past: Past) -> float:
     if past.last_epoch is not None:
         return float(past.last_epoch["step"] / past.last_epoch["epoch"])
     return float(past.started[0]["steps"]) if past.started else 1.0
+
+
+def _facts(name: str, told: Line, spec: Any) -> Line:
+    """What stands fixed for a task; of an older record the spec tells the loss's unit."""
+    asked = (task for task in (spec or {}).get("tasks", ()) if task["name"] == name)
+    task: Line = next(asked, {})
+    kind = task.get("loss", {}).get("kind")
+    unit = told.get("loss_unit", loss_unit(kind, told["unit"]) if kind else "")
+    return {**told, "loss_unit": unit}
 
 
 def _spec(store: Store, run: str) -> Any:

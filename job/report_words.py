@@ -97,7 +97,7 @@ def _note(run: Line, name: str) -> str:
 
 
 def _unit(run: Line, name: str) -> str:
-    unit = run["tasks"].get(name, {}).get("unit")
+    unit = run["tasks"].get(name, {}).get("loss_unit")
     return f" {unit}" if unit else ""
 
 

@@ -153,7 +153,7 @@ class Readable:
             facts = self.started.get("tasks", {}).get(name, {})
             trivial = [facts.get("baseline_constant"), facts.get("baseline_per_position")]
             known = [x for x in trivial if x is not None]
-            unit = f", {facts['unit']}" if facts.get("unit") else ""
+            unit = f", {facts['loss_unit']}" if facts.get("loss_unit") else ""
             table.add_row(
                 escape(name + unit),
                 _number(task["train_loss_original"]),

@@ -15,7 +15,7 @@ from tests.command import ROOT, environment
 
 LAYERS = {
     "spec": "version run_id torchrun faults strict_json spec spec_types spec_faults spec_diff "
-    "read_spec",
+    "read_spec units",
     "events": "events event_schema journal show glyphs progress task_table frame live",
     "store": "store store_directory store_s3 s3_errors",
     "records": "document head lease snapshot records stored checkpoint heart history rebuild claim "

@@ -60,7 +60,8 @@ def started(tasks: list[str], **more: Any) -> RunStarted:
             name: TaskFacts(
                 level="window",
                 outputs=1,
-                unit="[bold]bars",
+                unit="bars",
+                loss_unit="[bold]bars",
                 shift=[0.0],
                 scale=[1.0],
                 baseline_constant=1.25,

@@ -23,6 +23,7 @@ from job.report_data import gather
 from job.report_stored import store_report
 from job.store import Bytes, StoreError
 from job.store_directory import DirectoryStore
+from job.units import loss_unit
 from tests.browser import browser, seen
 from tests.long_run import SPIKE, long_run, spec_of, store_events
 from tests.nursery import Nursery
@@ -35,6 +36,8 @@ GATES = [
     {"task": "kind", "drop": 0.9, "by_epoch": 2},
     {"task": "pair", "skill": -9.0, "by_epoch": 3},
 ]
+
+UNITS = {"kind": "nats", "level": "€²"}
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +116,39 @@ def test_numbers_are_those_of_the_history(trained: Run, chromium: Browser) -> No
                 shown(task["val_loss_original"]),
                 shown(facts[name]["baseline_constant"]),
             ]
+            unit = UNITS.get(name)
+            assert card.locator("figcaption small").inner_text() == (
+                f"loss in {unit}" if unit else "loss"
+            )
         assert "failed 1 of 2 gates" in page.text(".verdict")
+
+
+@pytest.mark.parametrize(
+    ("kind", "unit", "expected"),
+    [
+        ("huber", "bars", "bars"),
+        ("mae", "", ""),
+        ("mse", "bars", "bars²"),
+        ("mse", "USD/h", "(USD/h)²"),
+        ("mse", "", ""),
+        ("cross_entropy", "classes", "nats"),
+    ],
+)
+def test_the_unit_of_a_loss(kind: str, unit: str, expected: str) -> None:
+    """It is the target's only where the loss is a distance."""
+    assert loss_unit(kind, unit) == expected
+
+
+def test_an_older_record_has_its_units(trained: Run, tmp_path: Path) -> None:
+    """What it does not tell of a loss's unit, the spec does; without one none is shown."""
+    events = plain(trained)
+    for task in events[0]["tasks"].values():
+        del task["loss_unit"]
+    spec = json.loads(trained.store.get(f"{RUN}/spec.json").data)
+    store = DirectoryStore(tmp_path)
+    for run, known, expected in (("small/x", spec, "€²"), ("small/y", {}, "")):
+        store_events(store, run, events, known)
+        assert gather(store, run, 1000)["tasks"]["level"]["loss_unit"] == expected
 
 
 def test_curves_are_those_of_the_history(trained: Run) -> None:

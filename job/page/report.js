@@ -73,7 +73,7 @@ const outcome = () => {
   if (!told.length) return null;
   const columns = ["loss", "trivial", "skill", "drop", "val. loss", "val. skill", "share", "weight", "saturated"];
   const rows = TASKS.flatMap((name) => told.filter((run) => run.last_epoch.tasks[name]).map((run) => {
-    const task = run.last_epoch.tasks[name], { unit, ...facts } = run.tasks[name];
+    const task = run.last_epoch.tasks[name], { loss_unit: unit, ...facts } = run.tasks[name];
     const trivial = [facts.baseline_constant, facts.baseline_per_position].filter((v) => v != null);
     const cells = [num(task.train_loss_original), trivial.length ? num(Math.min(...trivial)) : NONE, signed(task.skill),
       pct(task.drop), num(task.val_loss_original), signed(task.val_skill), pct(task.grad_share), num(task.weight), pct(task.saturated)];
@@ -140,7 +140,7 @@ const lossChart = (name) => {
   const note = SINGLE ? words.tasks[name].note
     : mine.map((run) => h("span", { class: "line" }, dot(run), run.words.tasks[name].title.replace(`${name}: `, "")));
   return new Chart({
-    caption: caption(title, note, `loss${tasks[name].unit ? ` in ${tasks[name].unit}` : ""}`), label: title, kind: "loss",
+    caption: caption(title, note, `loss${tasks[name].loss_unit ? ` in ${tasks[name].loss_unit}` : ""}`), label: title, kind: "loss",
     entries: [...mine.flatMap((run) => lossEntries(run, name)), ...trivialEntries(mine, name)]
       .sort((a, b) => Boolean(a.off) - Boolean(b.off)),
     marks: mine.map((run) => marksFor(run, name)),
