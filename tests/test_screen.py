@@ -321,7 +321,7 @@ class TestLive:
         terminal = Painted(80, 24)
         live = play(terminal, half(*FOUR).lines)
         for n in range(30):
-            assert live.say(f"warning {n}, {'long ' * (n % 3 * 20)}")
+            assert live.put_above(f"warning {n}, {'long ' * (n % 3 * 20)}")
         visible = terminal.visible
         assert visible[-8].startswith("jade run r1")
         assert visible[-9].endswith("long long")
@@ -426,20 +426,24 @@ class TestLive:
 
 class TestProcess:
     def test_ctrl_c_leaves_a_sane_terminal(self, tmp_path: Path) -> None:
-        """Resized under way, then interrupted: 75, one screen, what the run said, a cursor."""
+        """Resized under way, then interrupted: 75, one screen, a cursor; the last line says how the
+        run goes on."""
         write(tmp_path, {"train.epochs": 100_000})
         command = (*JOB, "run", "spec.json", "--run-id", "one")
         with Terminal(tmp_path, *command, size=(80, 24)) as terminal:
             terminal.until(lambda: "by epoch" in terminal.everything)
             terminal.resize(60, 20)
-            terminal.until(lambda: "0% · " in "".join(terminal.visible[1:2]))
+            terminal.until(lambda: terminal.visible[0].endswith("36 samples"))
             terminal.type(b"\x03")
             assert terminal.wait() == 75
         assert terminal.shows_cursor
-        assert "run one interrupted at step" in terminal.everything
         visible = "\n".join(terminal.visible)
+        last = "".join(visible[visible.index("run one interrupted") :].split())  # it was broken
+        assert re.fullmatch(
+            r"runoneinterruptedatstep\d+;togoon:python-mjobrunspec\.json--run-idone", last
+        )
         assert visible.count("small run one") == 1
-        assert "€" in visible
+        assert "level, €²" in visible
         assert '{"ts"' not in terminal.everything
 
     def test_logs_of_a_run(self, tmp_path: Path) -> None:
