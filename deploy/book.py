@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from deploy.ends import ERROR, NOT_FOUND, Stop
 from job.document import Damaged, Document, Fenced
+from job.head import folder_of_run
 from job.store import Missing, Store, open_store
 
 PREFIX = "evengrad-"
@@ -200,9 +201,8 @@ def find(run: str, store: str | None) -> Found:
 
     Raises Stop, StoreError, InputError.
     """
-    if store is None and (folder := Path(run)).joinpath("latest.json").is_file():
-        *root, name, run_id = folder.resolve().parts
-        return Found(name=name, run_id=run_id, store=str(Path(*root)))
+    if store is None and (here := folder_of_run(run)) is not None:
+        return Found(name=here.name, run_id=here.run_id, store=here.root)
     name, slash, run_id = run.rpartition("/")
     for book in reversed(remembered()):
         if book.run_id == run_id and name in ("", book.name) and store in (None, book.store):

@@ -63,7 +63,9 @@ class Told(NamedTuple):
         return Column(self.title, least, most)
 
 
-def fitted(told: Sequence[Told], wanted: Sequence[str], width: int, title: str = "") -> Table:
+def fitted(
+    told: Sequence[Told], wanted: Sequence[str], width: int, title: str = "", lines: bool = True
+) -> Table:
     """A table of at most so many characters; wanted: its columns, the most important first.
 
     Where there is not room for all, it has no lines; where that is not enough, columns give way,
@@ -73,7 +75,7 @@ def fitted(told: Sequence[Told], wanted: Sequence[str], width: int, title: str =
     order = [columns[name] for name in wanted]
     widths = fit(order, width - LINES - 1, LINES)
     table = Table(title=title or None, title_justify="left", caption_justify="left")
-    if len(widths) < len(order):
+    if not lines or len(widths) < len(order):
         table.box, table.pad_edge = None, False
         widths = fit(order, width, BARE)
     for one in told:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from job.journal import Line
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from job.journal import Line
 
 
 def number(record: Line, name: str, digits: int = 4) -> str:

@@ -38,7 +38,7 @@ DEPLOY = {
     "what it needs": "ends checkout environment image key runpod_api",
     "plan": "book plan plan_shown rehearsal",
     "pods": "ending looking life rent follow",
-    "runs": "state states_shown",
+    "runs": "phase state states_shown",
     "frame": "command prepare",
     "commands": "submit logs status list cancel fetch reap doctor diff report __main__",
 }
@@ -46,7 +46,7 @@ DEPLOY = {
 READS = (
     *("version", "run_id", "faults", "strict_json", "spec", "spec_diff", "read_spec"),
     *("events", "journal", "figures", "columns", "screen", "show", "frame", "live"),
-    *("store", "document", "head", "history", "stored", "report"),
+    *("store", "document", "head", "history", "lease", "stored", "report"),
 )
 """What of `job` it may import: the spec, and what reads a run's records."""
 MODULES = {path.stem for path in (ROOT / "job").glob("*.py")} - {"__init__"}

@@ -244,6 +244,11 @@ class TestCommand:
         assert self.run("r1", "--store", store.url, "--to", tmp_path, "--csv") == 0
         assert capsys.readouterr().out == f"{tmp_path / RUN / 'metrics.csv'}\n"
 
+    def test_by_its_folder(self, store: Store, tmp_path: Path) -> None:
+        """As the deploy commands take it: the store is found from it."""
+        assert self.run(Path(store.url) / RUN, "--to", tmp_path, "--csv") == 0
+        assert (tmp_path / RUN / "metrics.csv").is_file()
+
     def test_overwrites_nothing(
         self, store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

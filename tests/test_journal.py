@@ -337,7 +337,7 @@ class TestReadable:
         """Whole columns give way, are named below, and no line is wider than the terminal."""
         values = {"train_loss_original": 0.003548, "skill": -12.3456, "drop": 0.05645}
         values |= {"val_loss_original": 0.003507, "val_skill": -0.05032, "weight": 392.77}
-        text = shown([started(SEED_TASKS), epoch(SEED_TASKS, **values), finished()], width)
+        text = shown([started(SEED_TASKS), epoch(SEED_TASKS, 1, **values), finished()], width)
         tables = text[text.index("after epoch 1") : text.rindex("gates_failed")]
         assert max(map(cell_len, tables.splitlines())) <= width
         numbers = {"loss": "0.003548", "skill": "-1234.6%", "drop": "5.6%", "share": "33.3%"}
