@@ -29,6 +29,8 @@ def print_states(states: Sequence[State]) -> None:
     table = _table(rows, console.width)
     if table.caption and len(rows) == 1:
         table = Table.grid(padding=(0, 2, 0, 0))
+        table.add_column()
+        table.add_column(overflow="fold")
         for title, text in rows[0].items():
             table.add_row(title, Text(text))
     console.print(table)
