@@ -41,6 +41,9 @@ def told() -> Recorded:
     run.train((EPOCHS - 3) * STEPS)
     run.gate(passed=False, measured=math.nan)
     run.finish()
+    for line in run.lines:
+        if line["event"] == "run.started":
+            line["tasks"]["countdown"] |= {"unit": "bars", "loss_unit": "bars²"}
     return run
 
 
@@ -120,6 +123,8 @@ class TestTables:
         cosine = only(event="epoch", epoch=5, task="type", metric="cosines")
         assert (cosine["other"], cosine["value"]) == ("countdown", 0.25)
         assert only(event="step", step=7, metric="step_ms")["unit"] == "ms"
+        of_loss = only(event="epoch", epoch=5, task="countdown", metric="val_loss_original")
+        assert (of_loss["unit"], row["unit"]) == ("bars²", None)
         assert only(event="alarm")["about"] == "task_starving"
         assert only(event="gate", metric="passed")["about"] == "a drops > 20% by epoch 5"
         assert only(event="run.finished", metric="exit_code")["value"] == 6.0
