@@ -72,6 +72,8 @@ def _results(one: dict[str, Any], other: dict[str, Any]) -> list[tuple[str, Any,
 
 
 def _told(side: dict[str, Any]) -> dict[str, Any]:
+    from job.figures import measured
+
     result, status = side.get("result"), side.get("status") or {}
     told: dict[str, Any] = {}
     if result is not None:
@@ -79,14 +81,18 @@ def _told(side: dict[str, Any]) -> dict[str, Any]:
         told["seconds"] = round(result["seconds"], 1)
         for gate in result["gates"]:
             verdict = "passed" if gate["passed"] else "failed"
-            measured = gate.get("measured")
-            shown = "-" if measured is None else f"{measured:.4g}"
-            told[gate["gate"]] = f"{verdict}, {shown}"
+            told[gate["gate"]] = f"{verdict}, {measured(gate)}"
     elif status:
         told |= {"reason": f"not finished: {status['phase']}", "epochs": status.get("epoch")}
     for task, loss in (status.get("losses") or {}).items():
         told[f"loss of {task}"] = None if loss is None else float(f"{loss:.4g}")
     return told
+
+
+def _spelled(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _print(a: str, b: str, specs: list[Difference], rows: list[tuple[str, Any, Any]]) -> None:
@@ -103,7 +109,7 @@ def _print(a: str, b: str, specs: list[Difference], rows: list[tuple[str, Any, A
         console.print("the specs are the same")
     tables: dict[str, list[tuple[str, ...]]] = {
         "spec": [(d.where, json.dumps(d.before), json.dumps(d.now)) for d in specs],
-        "result": [tuple("-" if x is None else str(x) for x in row) for row in rows],
+        "result": [tuple(map(_spelled, row)) for row in rows],
     }
     for title, lines in tables.items():
         if lines:

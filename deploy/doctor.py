@@ -15,6 +15,7 @@ import typer
 
 from deploy.command import Json, KeyFile, client, out, serve
 from deploy.ends import ERROR, INVALID, OK, Stop
+from job.figures import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,7 +89,7 @@ def _checked(name: str, look: Callable[[], str]) -> Check:
 def _key(key_file: str | None) -> str:
     with client(key_file) as api:
         pods = api.pods()
-    return f"RunPod takes it; the account has {len(pods)} pods"
+    return f"RunPod takes it; the account has {counted(len(pods), 'pod')}"
 
 
 def _clock(key_file: str | None) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from deploy.book import Found, remembered
 from deploy.ends import NOT_FOUND, Stop
+from job.head import folder_of_run
 from job.store import Missing, Store, open_store
 
 HEAD = "latest.json"
@@ -26,9 +27,8 @@ def find(run: str, store: str | None) -> Found:
 
     Raises Stop, StoreError, InputError.
     """
-    if store is None and (folder := Path(run)).joinpath(HEAD).is_file():
-        *root, name, run_id = folder.resolve().parts
-        return Found(name=name, run_id=run_id, store=str(Path(*root)))
+    if store is None and (here := folder_of_run(run)) is not None:
+        return Found(name=here.name, run_id=here.run_id, store=here.root)
     name, _, run_id = run.rpartition("/")
     for book in reversed(remembered()):
         if book.run_id == run_id and name in ("", book.name) and store in (None, book.store):

@@ -21,6 +21,7 @@ from deploy.plan import Plan
 from deploy.rent import LOOK_SECONDS, Renter, Say
 from deploy.runpod_api import ApiError, NotThere, RunPod
 from job.document import Damaged
+from job.figures import counted
 from job.history import Tail
 from job.journal import Line
 from job.spec import JobSpec
@@ -85,7 +86,7 @@ class Follower:
                 return ended
             self.lost += 1
             if self.lost > REPLACEMENTS or self.api.now() > self.plan.deadline:
-                return Ended(LOST, "lost", f"{self.lost} pods were lost")
+                return Ended(LOST, "lost", f"lost {counted(self.lost, 'pod')}")
             self.say("the run goes on in another pod, from its newest checkpoint")
             try:
                 attempt = self.renter.rent(self.plan)

@@ -43,7 +43,8 @@ def logs(
     run: RunName,
     store: StoreUrl = None,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on until the run ends; its code is given.")
+        bool,
+        typer.Option("--follow", "-f", help="Go on until the run ends or stands; gives its code."),
     ] = False,
     system: Annotated[
         bool, typer.Option("--system", help="RunPod's own lines, too: image pull, boots.")
@@ -173,11 +174,14 @@ def _print(found: Found, store: Store, chosen: Chosen, shown: Shown, follow: boo
     while interrupted is not None and not interrupted.is_set():
         try:
             state = _state(found)
-            ended = state.exit_code != NOT_FINISHED
+            ended = state.exit_code != NOT_FINISHED or state.again is not None
             for event in tail.new(final=ended):
                 for narrowed in chosen.of([event]):
                     shown(narrowed)
             if ended:
+                shown.close()
+                if state.again is not None:
+                    say(f"{found.run}: {state.state}; to go on: {state.again}")
                 return state.exit_code
             shown.tick(store, state)
         except (Unavailable, Damaged) as fault:
@@ -206,7 +210,7 @@ def _stored(store: Store, run: str, chosen: Chosen) -> tuple[list[Line], int]:
 def _tell_waiting(found: Found) -> None:
     """Say so where nothing is likely to come."""
     state = _state(found)
-    if not state.is_fresh and state.exit_code == NOT_FINISHED:
+    if not state.is_fresh and state.exit_code == NOT_FINISHED and state.again is None:
         say(f"{found.run}: {state.state}, without a heartbeat of late; waiting for it to go on")
 
 

@@ -10,6 +10,7 @@ import typer
 
 from deploy.command import Json, KeyFile, Yes, client, confirm, out, say, serve
 from deploy.ends import ERROR, INTERRUPTED, INVALID, NO_ACCESS, OK, UNCONFIRMED, Stop
+from job.figures import counted
 
 if TYPE_CHECKING:
     from deploy.runpod_api import Pod, RunPod
@@ -50,7 +51,7 @@ def reap(
         for pod, why in [*doomed, *unknown]:
             say(f"{pod.name} ({pod.id}, ${pod.cost or 0:g}/h): {why}")
         if doomed and not dry_run:
-            confirm(f"End {len(doomed)} pods?", yes)
+            confirm(f"End {counted(len(doomed), 'pod')}?", yes)
             _end(api, doomed)
     if as_json:
         found = [{"pod_id": pod.id, "name": pod.name, "why": why} for pod, why in doomed]
@@ -60,7 +61,7 @@ def reap(
     elif not doomed and not unknown:
         say("no pod of ours is to be ended")
     if unknown:
-        why = f"{len(unknown)} pods of ours bill and cannot be judged; see above"
+        why = f"{counted(len(unknown), 'pod')} of ours cannot be judged; see above"
         raise Stop(UNCONFIRMED, why, unknown[0].pod.id)
 
 

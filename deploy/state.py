@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -10,16 +11,12 @@ from typing import Any
 from pydantic import BaseModel
 
 from deploy.book import Book, Found, read_book
-from deploy.ending import DEAD
-from deploy.ends import CANCELLED, FAILED, LOST, NOT_FINISHED, NOT_FOUND, OF_REASON, Stop
+from deploy.ends import NOT_FINISHED, NOT_FOUND, Stop
+from deploy.phase import CODE_OF_PHASE, FRESH_SECONDS, again, code_of, phase
 from deploy.runpod_api import Pod
 from job.document import Body, Damaged
-from job.events import Reason
 from job.history import read_document
-from job.store import Store, open_store
-
-FRESH_SECONDS = 90.0
-"""Age of a heartbeat, by this machine's clock, up to which a run counts as alive."""
+from job.store import Missing, Store, open_store
 
 
 class State(BaseModel):
@@ -30,9 +27,11 @@ class State(BaseModel):
     store: str
     state: str
     """submitted, starting, training, …: the phase that the run told last; silent: it told nothing
-    for some time; lost: no pod of it is left; or finished."""
+    for some time; killed: its process on this machine is gone; lost: no pod of it is left; or
+    finished."""
     epoch: int | None = None
     epochs: int | None = None
+    """Of the whole run, as are the steps."""
     step: int | None = None
     steps: int | None = None
     eta_seconds: float | None = None
@@ -53,6 +52,8 @@ class State(BaseModel):
     error: str | None = None
     pod_listed: bool | None = None
     """Whether RunPod lists a pod of it; None where it was not asked."""
+    again: str | None = None
+    """The command that goes on with it, where it does not run and will not by itself."""
     exit_code: int
     """What `status` ends with."""
 
@@ -75,19 +76,22 @@ def read_state(found: Found, now: datetime, pods: Iterable[Pod] | None) -> State
     status, result = documents["status.json"] or {}, documents["result.json"]
     mine = None if pods is None else [p for p in pods if found.owns(p.name, p.variables)]
     beat = _age(status.get("heartbeat"), now)
-    state = _state(documents, book, mine, beat)
-    code = code_of(result["reason"]) if result else CODE_OF_STATE.get(state, NOT_FINISHED)
+    state = phase(documents, book, mine, beat)
+    code = code_of(result["reason"]) if result else CODE_OF_PHASE.get(state, NOT_FINISHED)
     return State(
         run=found.run,
         store=found.store,
         state=state,
-        **{key: status.get(key) for key in ("epoch", "step", "steps", "eta_seconds")},
+        **{key: status.get(key) for key in ("epoch", "step", "steps")},
+        epochs=_epochs(store, found.run),
+        eta_seconds=status.get("eta_seconds") if state in MOVING else None,
         losses=status.get("losses") or {},
         **_money(book, mine, now, beat),
         heartbeat_seconds=beat,
         pod_listed=None if mine is None else bool(mine),
         reason=result["reason"] if result else None,
         error=(result or status).get("error"),
+        again=again(found, state, documents),
         exit_code=code,
     )
 
@@ -107,12 +111,12 @@ def bare(pod: Pod) -> State:
     )
 
 
-DOCUMENTS = ("pods.json", "status.json", "result.json", "boots.json", "cancel.json", "latest.json")
-
-
-def code_of(reason: Reason) -> int:
-    """The exit code of a finished run."""
-    return OF_REASON.get(reason, FAILED)
+DOCUMENTS = (
+    *("pods.json", "status.json", "result.json", "boots.json", "cancel.json", "latest.json"),
+    "lease.json",
+)
+MOVING = ("training", "saving")
+"""Phases in which the rest of a run can be foretold."""
 
 
 def _document(store: Store, run: str, name: str) -> Body | None:
@@ -121,32 +125,11 @@ def _document(store: Store, run: str, name: str) -> Body | None:
     return {}
 
 
-def _state(
-    documents: dict[str, Body | None],
-    book: Book | None,
-    mine: list[Pod] | None,
-    beat: float | None,
-) -> str:
-    """In a word; mine: the run's pods, None where nobody was asked."""
-    if documents["result.json"]:
-        return "finished"
-    status = documents["status.json"] or {}
-    fresh = beat is not None and beat < FRESH_SECONDS
-    alive = fresh if mine is None else any(pod.status not in DEAD for pod in mine)
-    if documents["cancel.json"]:
-        return "cancelling" if alive else "cancelled"
-    if "exit_code" in status and not (alive and mine):
-        return "failed"
-    if mine is not None and not alive:
-        rented = any(attempt.pod for attempt in book.attempts) if book else True
-        return "lost" if rented else "not rented"
-    if beat is None:
-        return "starting" if documents["boots.json"] else "submitted"
-    return str(status.get("phase", "?")) if fresh else "silent"
-
-
-CODE_OF_STATE = {"cancelled": CANCELLED, "failed": FAILED, "lost": LOST}
-"""What `status` ends with for a run without a result."""
+def _epochs(store: Store, run: str) -> int | None:
+    """Of the whole run, as its spec says."""
+    with suppress(Missing, ValueError, KeyError):
+        return int(json.loads(store.get(f"{run}/spec.json").data)["train"]["epochs"])
+    return None
 
 
 def _money(

@@ -86,18 +86,19 @@ def run(
     if ranks is not None and ranks.rank > 0:
         raise typer.Exit(_train_along(job, ranks))
 
+    from job.attended import command, has_finished, tell_more
     from job.claim import Finished, claim, finished_code
     from job.store import open_store
 
     where, key = open_store(store), f"{job.name}/{name}"
     code = finished_code(where, key, job)
     if code is not None:
-        typer.echo(f"run {name} has finished; its exit code was {code}", err=True)
+        typer.echo(has_finished(where, key, code), err=True)
         raise typer.Exit(code)
 
     from job.data import load
     from job.journal import Sampled, print_line
-    from job.live import Live, shown
+    from job.live import shown
     from job.pod import own_pod
     from job.ranks import ALONE
     from job.run import Run
@@ -108,14 +109,24 @@ def run(
     ranks, data = ranks or ALONE, load(job, spec.resolve().parent)
     ranks.broadcast(data)
     training = Training(job, data, ranks)
+
+    def say(text: str) -> None:
+        if readable is not None:
+            readable.close()
+        typer.echo(text, err=True)
+
     try:
         claimed = claim(where, job, key, take_over=take_over, must_exist=resume is not None)
-        attempt = Run(training, claimed, name, [readable or lines], grace)
-        if isinstance(readable, Live):
-            readable.store, readable.offline = where.url, attempt.records.offline
-        raise typer.Exit(attempt.execute())
+        again = "" if path_of(os.environ) else command(spec, name, store)
+        attempt = Run(training, claimed, name, [readable or lines], grace, again, say)
+        if readable is not None:
+            tell_more(readable, attempt)
+        code = attempt.execute()
+        if readable is not None and attempt.report:
+            readable.say(f"report: {attempt.report}")
+        raise typer.Exit(code)
     except Finished as finished:
-        typer.echo(f"run {name} has finished; its exit code was {finished.code}", err=True)
+        typer.echo(has_finished(where, key, finished.code), err=True)
         raise typer.Exit(finished.code) from None
     finally:
         if readable is not None:

@@ -20,6 +20,7 @@ from pydantic import BaseModel
 
 from job.events import Epoch, GateResult, Step
 from job.faults import Fault, InputError
+from job.figures import counted
 from job.read_spec import parse_spec
 from job.spec import JobSpec
 
@@ -118,7 +119,7 @@ def compare(
                 row, seed = futures[future]
                 outcome = Outcome(row.name, seed, error="its process, or one beside it, was killed")
             results.append(outcome)
-            end = outcome.error or f"{len(outcome.epochs)} epochs"
+            end = outcome.error or counted(len(outcome.epochs), "epoch")
             progress(f"{done}/{len(jobs)} {outcome.variant}, seed {outcome.seed}: {end}")
     order = {row.name: i for i, row in enumerate(rows)}
     return sorted(results, key=lambda o: (order[o.variant], o.seed))

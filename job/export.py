@@ -14,6 +14,7 @@ import typer
 
 from job.document import Damaged
 from job.faults import Fault, InputError
+from job.head import folder_of_run
 from job.history import stream_history
 from job.metrics import Metric, Teller, Told
 from job.store import Missing, Store, StoreError, open_store
@@ -37,11 +38,12 @@ Exit codes: 0 written; 1 the store or the disk did not do it; 2 usage, or a file
 
 
 def export(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Run id, or name/run id.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Run id, name/run id, or its folder.")],
     to: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the files; made if need be.")],
     store: Annotated[
-        str, typer.Option(help="Where the run is kept: a directory, or s3://bucket/prefix.")
-    ] = "runs",
+        str | None,
+        typer.Option(help="Where the run is kept: a directory, or s3://bucket/prefix; runs."),
+    ] = None,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Event files; needs the extra `export`.")
     ] = False,
@@ -55,8 +57,9 @@ def export(
     """Write the files that are asked for; HELP is what a user reads."""
     if not (tensorboard or parquet or csv):
         raise typer.BadParameter("choose at least one of --tensorboard, --parquet and --csv")
-    where = open_store(store)
-    name = _found(where, run)
+    here = folder_of_run(run) if store is None else None
+    where = open_store(here.root if here else store or "runs")
+    name = here.run if here else _found(where, run)
     for path in write(where, name, to, tensorboard, parquet, csv, superseded):
         print(path)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from datetime import datetime
+from textwrap import wrap
 from typing import NamedTuple
 
 from rich.cells import cell_len
 from rich.text import Text
 
+from job.figures import clock, counted, size
 from job.glyphs import Room, progress
 from job.progress import Progress
 from job.task_table import table
@@ -16,7 +18,7 @@ from job.task_table import table
 ALARM_ROWS = 3
 """Alarms that are shown while the run goes on, the newest."""
 NARROWEST = 20
-LONGEST_BAR = 40
+SHORTEST_BAR, LONGEST_BAR = 4, 40
 
 
 class Rent(NamedTuple):
@@ -59,8 +61,9 @@ def _head(run: Progress, room: Room) -> Iterator[Text]:
         yield Text("waiting for the run to begin", "dim")
         return
     name = f"{e['name']} run {e['run_id']}"
-    facts = [f"{e['device']}, {e['threads']} threads", f"{e['samples']['train']:,} samples"]
-    first = next(_filled([name, *facts, f"{e['parameters']:,} parameters"], room))
+    facts = [f"{e['device']}, {counted(e['threads'], 'thread')}"]
+    facts += [counted(e["samples"]["train"], "sample"), counted(e["parameters"], "parameter")]
+    first = next(_filled([name, *facts], room))
     first.stylize("bold", 0, len(name))
     yield first
     yield _progress(run, room)
@@ -72,11 +75,12 @@ def _progress(run: Progress, room: Room) -> Text:
     steps, whole = run.step_count, run.started["steps"]
     of = f" of {run.epoch_count}" if run.epoch_count else ""
     seconds = None if run.finished else run.seconds_left
-    left = "" if seconds is None else f"{room.glyphs.dot}{_clock(seconds)} left"
-    before, after = f"epoch {run.epoch_number}{of} ", f" {steps:,}/{whole:,} steps{left}"
-    if len(before) + len(after) + 8 > room.width:
-        after = f" {steps / whole:.0%}{left}"
-    width = min(LONGEST_BAR, room.width - len(before) - len(after))
+    left = "" if seconds is None else f"{room.glyphs.dot}{clock(seconds)} left"
+    before, share = f"epoch {run.epoch_number}{of} ", f" {steps / whole:.0%}"
+    room_after = room.width - len(before)
+    told = [f" {steps:,}/{counted(whole, 'step')}{left}", share + left, share]
+    after = next((text for text in told if len(text) + SHORTEST_BAR <= room_after), share)
+    width = min(LONGEST_BAR, room_after - len(after))
     done, rest = progress(steps / whole, width, room.glyphs) if width > 3 else ("", "")
     line = Text.assemble(before, (done, "green"), (rest, "dim"), after)
     line.truncate(room.width)
@@ -86,24 +90,24 @@ def _progress(run: Progress, room: Room) -> Text:
 def _alarms(run: Progress, room: Room, rows: int) -> Iterator[Text]:
     shown = list(run.alarms)[len(run.alarms) - min(rows, len(run.alarms)) :]
     for alarm in shown:
-        text = " ".join(f"! step {alarm['step']}, {alarm['kind']}: {alarm['message']}".split())
-        yield Text(text if room.height is None else room.cut(text), "yellow")
+        text = " ".join(f"! step {alarm['step']:,}, {alarm['kind']}: {alarm['message']}".split())
+        yield Text(_whole(text, room), "yellow")
 
 
 def _state(run: Progress, room: Room, beside: Beside) -> Iterator[Text]:
     """What matters first: an absent store, speed, checkpoint, pod, gates, store."""
     if beside.offline is not None:
         text = f"store out of reach for {beside.offline:.0f} s, events wait here: {beside.store}"
-        yield Text(room.cut(text), "red")
+        yield Text(_whole(text, room), "red")
     if run.started is not None:
-        more = [f"{run.alarm_count} alarms"] if run.alarm_count > ALARM_ROWS else []
+        more = [counted(run.alarm_count, "alarm")] if run.alarm_count > ALARM_ROWS else []
         yield from _filled([*_speed(run), _checkpoint(run), *more], room)
     if beside.rent is not None:
         yield from _filled(_money(beside.rent, beside.now), room)
     if run.gates and not run.finished:  # the verdict tells them all
         yield _gates(run, room)
     if beside.store and beside.offline is None:
-        yield Text(room.cut(f"store {beside.store}"))
+        yield Text(_whole(f"store {beside.store}", room))
 
 
 def _gates(run: Progress, room: Room) -> Text:
@@ -111,7 +115,12 @@ def _gates(run: Progress, room: Room) -> Text:
     failed = [name for name, gate in run.gates.items() if not gate["passed"]]
     text = f"gates: {len(run.gates) - len(failed)} passed"
     text += f", {len(failed)} failed: {'; '.join(failed)}" if failed else ""
-    return Text(room.cut(text), "red" if failed else "green")
+    return Text(_whole(text, room), "red" if failed else "green")
+
+
+def _whole(text: str, room: Room) -> str:
+    """Cut only where lines are counted: the last screen stays in the scrollback."""
+    return text if room.height is None else room.cut(text)
 
 
 def _speed(run: Progress) -> Iterator[str]:
@@ -125,8 +134,8 @@ def _checkpoint(run: Progress) -> str:
     if run.saved is None:
         return "no checkpoint yet"
     behind = run.step_count - run.saved["step"]
-    late = f", {behind:,} steps ago" if behind > 0 else ""
-    return f"checkpoint at step {run.saved['step']:,}{late}, {_size(run.saved['size'])}"
+    late = f", {counted(behind, 'step')} ago" if behind > 0 else ""
+    return f"checkpoint at step {run.saved['step']:,}{late}, {size(run.saved['size'])}"
 
 
 def _money(rent: Rent, now: datetime) -> Iterator[str]:
@@ -136,32 +145,18 @@ def _money(rent: Rent, now: datetime) -> Iterator[str]:
         yield f"spent ${rent.spent:.2f}"
     if rent.deadline is not None:
         left = (rent.deadline - now).total_seconds()
-        yield f"until {rent.deadline:%H:%M:%S} UTC" + (f", in {_clock(left)}" if left > 0 else "")
+        yield f"until {rent.deadline:%H:%M:%S} UTC" + (f", in {clock(left)}" if left > 0 else "")
 
 
 def _filled(facts: Iterable[str], room: Room) -> Iterator[Text]:
-    """Facts side by side, in as many lines as they take."""
+    """Facts side by side, in as many lines as they take; one that is too long is broken."""
     line = ""
     for fact in facts:
         longer = f"{line}{room.glyphs.dot}{fact}" if line else fact
         if line and cell_len(longer) > room.width:
             yield Text(line)
-            line = room.cut(fact)
-        else:
-            line = room.cut(longer)
+            longer = fact
+        *over, line = wrap(longer, room.width) or [""]
+        yield from map(Text, over)
     if line:
         yield Text(line)
-
-
-def _clock(seconds: float) -> str:
-    minutes, second = divmod(int(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02}:{second:02}"
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} GB"

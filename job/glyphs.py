@@ -24,10 +24,15 @@ class Glyphs(NamedTuple):
     """Between two facts."""
     more: str
     """Where something is cut off."""
+    square: str
+
+    def of(self, text: str) -> str:
+        """A text of ours with nothing that the terminal cannot show."""
+        return text.replace(UNICODE.dot, self.dot).replace(UNICODE.square, self.square)
 
 
-UNICODE = Glyphs("▁▂▃▄▅▆▇█", "▏▎▍▌▋▊▉█", "━", "─", " · ", "…")
-ASCII = Glyphs(".:-=+*#@", "#", "=", "-", ", ", "~")
+UNICODE = Glyphs("▁▂▃▄▅▆▇█", "▏▎▍▌▋▊▉█", "━", "─", " · ", "…", "²")
+ASCII = Glyphs(".:-=+*#@", "#", "=", "-", ", ", "~", "^2")
 BROKEN = "x"
 """In a curve, where a value is not finite."""
 

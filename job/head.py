@@ -7,7 +7,8 @@ process that lost its lease can neither publish nor, afterwards, delete.
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
@@ -91,6 +92,28 @@ class HeadDocument:
             raise Fenced(f"the run's lease epoch is {self.body.epoch}, this process's {body.epoch}")
         self.document.write({"schema": 1, **body.model_dump(mode="json")})
         self._body = body
+
+
+class Here(NamedTuple):
+    """A run in a store that is a directory."""
+
+    root: str
+    """The store."""
+    name: str
+    run_id: str
+
+    @property
+    def run(self) -> str:
+        """Its key in the store."""
+        return f"{self.name}/{self.run_id}"
+
+
+def folder_of_run(path: str) -> Here | None:
+    """The run whose folder a path is; None where it is none."""
+    if not Path(path, "latest.json").is_file():
+        return None
+    *root, name, run_id = Path(path).resolve().parts
+    return Here(str(Path(*root)), name, run_id)
 
 
 def delete_checkpoint(store: Store, run: str, folder: str) -> None:

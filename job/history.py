@@ -67,11 +67,20 @@ def read_backwards(store: Store, run: str) -> Iterator[Line]:
     So read, what supersedes events comes before them. Of one segment the lines are held, and of
     them one is parsed at a time: many events at once would cost the garbage collector twice that.
     """
+    for lines in lines_backwards(store, run):
+        yield from map(parsed, lines)
+
+
+def lines_backwards(store: Store, run: str) -> Iterator[list[bytes]]:
+    """The lines of every event that counts, the last one first, a segment's at a time.
+
+    Raises as `read_history`.
+    """
     head = HeadDocument(store, run, fenced=False).read()
     if head is None:
         raise Missing(f"{store.url} has no run {run}")
     for segment in reversed(valid_segments(store, run, head.fences)):
-        yield from map(_parsed, reversed(_raw(store, segment)))
+        yield _raw(store, segment)[::-1]
 
 
 def read_last(store: Store, run: str, count: int) -> list[Line]:
@@ -99,7 +108,7 @@ def read_first(store: Store, run: str) -> Line | None:
 
 def _lines(store: Store, segment: Segment) -> list[Line]:
     """A segment's events; raises Damaged."""
-    return [_parsed(line) for line in _raw(store, segment)]
+    return [parsed(line) for line in _raw(store, segment)]
 
 
 def _raw(store: Store, segment: Segment) -> list[bytes]:
@@ -109,7 +118,8 @@ def _raw(store: Store, segment: Segment) -> list[bytes]:
     return data.splitlines()
 
 
-def _parsed(line: bytes) -> Line:
+def parsed(line: bytes) -> Line:
+    """An event from its line."""
     # Faster than the standard library; a long run has gigabytes of lines.
     event: Line = from_json(line, cache_strings="keys")
     return event

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, TextIO
@@ -25,7 +25,8 @@ from job.frame import Beside, Rent, frame
 from job.glyphs import Room
 from job.journal import Line
 from job.progress import Progress
-from job.show import Readable, Screen
+from job.screen import Screen
+from job.show import Readable
 
 PAUSE = 0.25
 """Seconds between two paintings, at least."""
@@ -57,6 +58,8 @@ class Live:
         """Seconds for which the store has been out of reach."""
         self.rent: Callable[[], Rent | None] = lambda: None
         """What its pods cost."""
+        self.past: Callable[[int], Sequence[Line]] = lambda _: ()
+        """What was told before a resume, where this screen has not seen it; given its step."""
         self._below = LiveRender("", vertical_overflow="visible")
         self._open = self._painting = False
         self._lock = threading.RLock()
@@ -72,12 +75,19 @@ class Live:
         """Take in one event, and paint if it is time."""
         self.progress.take(event)
         if event["event"] == "run.started":
+            for earlier in self.past(event["resumed_from"]) if "resumed_from" in event else ():
+                self.progress.take(earlier)
             self._begin()
         elif event["event"] == "run.finished":
             self.close()
             Readable(self.console).conclude(self.progress.started, self.progress.epoch, event)
         elif self._open and time.monotonic() >= self._due:
             self.paint()
+
+    def say(self, text: str) -> None:
+        """Print a line that is no event's, below the screen, which ends."""
+        self.close()
+        Readable(self.console).say(text)
 
     def tick(self) -> None:
         """Time has passed: paint if it is time."""
@@ -97,7 +107,7 @@ class Live:
         finally:
             self._lock.release()
 
-    def say(self, text: str) -> bool:
+    def put_above(self, text: str) -> bool:
         """Print lines above the screen; False where none is shown."""
         with self._lock:
             if not self._open or self._painting:
@@ -192,7 +202,7 @@ class _Above:
     def write(self, text: str) -> int:
         """Print the lines that have their end."""
         *lines, self._waiting = (self._waiting + text).split("\n")
-        if lines and not self._screen.say("\n".join(lines)):
+        if lines and not self._screen.put_above("\n".join(lines)):
             self.rich_proxied_file.write("".join(f"{line}\n" for line in lines))
         return len(text)
 

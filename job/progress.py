@@ -106,10 +106,9 @@ class Progress:
         told = [e for e in (self.step, self.epoch) if e]
         return max(told, key=lambda e: int(e["seq"])) if told else None
 
-    def now(self, task: str) -> Line:
-        """What the newest step or epoch says of a task; empty before either."""
-        newest = self._newest
-        return {} if newest is None else dict(newest["tasks"].get(task, {}))
+    def at_step(self, task: str) -> Line:
+        """What the newest step says of a task; empty before one."""
+        return {} if self.step is None else dict(self.step["tasks"].get(task, {}))
 
     def after_epoch(self, task: str) -> Line:
         """What the newest epoch says of a task; empty before one."""

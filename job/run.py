@@ -7,7 +7,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -53,11 +53,17 @@ class End(NamedTuple):
     not: started again, the run goes on."""
 
 
+def to_stderr(text: str) -> None:
+    """A line."""
+    print(text, file=sys.stderr)
+
+
 class Run:
     """One attempt at the run that was claimed.
 
-    An unfinished run goes on from its newest intact checkpoint. `grace`: seconds that a signal
-    leaves for a last checkpoint.
+    An unfinished run goes on from its newest intact checkpoint. grace: seconds that a signal
+    leaves for a last checkpoint. again: the command that goes on with it; "" where a supervisor
+    does. say: tells a person what became of it, once nothing more is shown.
     """
 
     def __init__(
@@ -67,7 +73,10 @@ class Run:
         run_id: str,
         sinks: Sequence[Sink],
         grace: float,
+        again: str = "",
+        say: Callable[[str], None] = to_stderr,
     ) -> None:
+        self.again, self.say = again, say
         self.training, self.claimed, self.run_id = training, claimed, run_id
         self.grace = Grace(grace, INTERRUPTED, self._too_late)
         self.store, self.run, self.head = claimed.store, claimed.run, claimed.head
@@ -81,6 +90,8 @@ class Run:
         self.publisher: Publisher | None = None
         self.durable_at: float | None = None
         """When the newest durable checkpoint was taken."""
+        self.report = ""
+        """Where its page is, once it is stored."""
         self.phase = "starting"
         self.end: End | None = None
         self.losses: dict[str, float] = {}
@@ -274,11 +285,13 @@ class Run:
         return INTERRUPTED
 
     def _tell_interruption(self, late: str) -> None:
-        print(
-            f"run {self.run_id} interrupted at step {self.training.at.step}; it goes on from step "
-            f"{self._durable_step() or 0}{late}",
-            file=sys.stderr,
-        )
+        step, kept = self.training.at.step, self._durable_step() or 0
+        told = f"run {self.run_id} interrupted at step {step}"
+        if self.again:
+            lost = f", kept up to step {kept}" if kept < step else ""
+            self.say(f"{told}{lost}{late}; to go on: {self.again}")
+        else:
+            self.say(f"{told}; it goes on from step {kept}{late}")
 
     def _too_late(self) -> None:
         """Called beside the training thread: the grace is over, whatever that thread waits for."""
@@ -337,8 +350,8 @@ class Run:
         if why:
             remedy = "`python -m deploy.report` makes one at any time"
             print(f"run {self.run_id}: no report.html, as {why}; {remedy}", file=sys.stderr)
-        elif sys.stderr.isatty():
-            print(f"report: {self.store.url}/{self.run}/report.html", file=sys.stderr)
+        else:
+            self.report = f"{self.store.url}/{self.run}/report.html"
 
     def _give_back(self) -> None:
         with suppress(StoreError, Fenced):  # or it has to be waited for

@@ -4,28 +4,15 @@ from __future__ import annotations
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-from job.journal import Line, discard_stdout
+from job.end_tables import summary, verdict
+from job.figures import counted, number, percent
+from job.glyphs import ASCII, UNICODE
+from job.journal import Line
+from job.screen import Screen
 
 CELL = 13
 """Characters of a task in an epoch's line: `0.000123 100%`."""
-PAGE = 100
-"""Columns where there is no terminal to ask."""
-
-
-class Screen(Console):
-    """stdout; a run outlives its reader."""
-
-    def __init__(self) -> None:
-        super().__init__(highlight=False)
-        if not self.is_terminal:
-            self.width = PAGE
-
-    def on_broken_pipe(self) -> None:
-        """Print no more."""
-        self.quiet = True
-        discard_stdout()
 
 
 class Readable:
@@ -36,8 +23,11 @@ class Readable:
         self.with_steps = steps
         self.last_epoch: Line | None = None
         self.started: Line = {}
-        self.columns: dict[str, int] = {}
-        """Tasks in an epoch's line, and their columns' widths."""
+        self.store = ""
+        """Where the run is kept."""
+        self.glyphs = ASCII if self.console.options.ascii_only else UNICODE
+        self._columns: dict[str, int] | None = None
+        """Tasks in an epoch's line, and their columns' widths; None until an epoch is shown."""
 
     def __call__(self, event: Line, _: str) -> None:
         """Show one event; one of an unknown kind is shown by its name."""
@@ -49,8 +39,11 @@ class Readable:
 
     def introduce(self, started: Line) -> None:
         """Take in a run's start without showing it, for what comes later of it."""
-        self.started = started
-        self._head()
+        self.started, self._columns = started, None
+
+    def say(self, text: str) -> None:
+        """Print a line that is no event's."""
+        self._say(escape(text))
 
     def conclude(self, started: Line | None, epoch: Line | None, finished: Line) -> None:
         """Print the summary and the verdict of a run that something else has shown."""
@@ -64,62 +57,68 @@ class Readable:
         """Nothing was taken that had to be given back."""
 
     def _say(self, text: str) -> None:
-        self.console.print(text, soft_wrap=True)
+        self.console.print(self.glyphs.of(text), soft_wrap=True)
 
     def _run_started(self, e: Line) -> None:
-        self.started = e
-        steps, width = e["features"]
+        self.introduce(e)
+        samples, (steps, width) = e["samples"], e["features"]
         self._say(f"[bold]{escape(e['name'])}[/] run {escape(e['run_id'])}")
+        validation = counted(samples["validation"], "validation sample")
+        parameters, threads = counted(e["parameters"], "parameter"), counted(e["threads"], "thread")
         self._say(
-            f"{e['samples']['train']} training and {e['samples']['validation']} validation "
-            f"samples of {steps} x {width} · {e['parameters']:,} parameters · "
-            f"{escape(e['device'])}, {e['threads']} threads"
+            f"{samples['train']:,} training and {validation} of {steps} x {width} · {parameters} · "
+            f"{escape(e['device'])}, {threads}"
         )
         for reason, count in e["skipped"].items():
-            self._say(f"[dim]left out: {count} {escape(reason)}[/]")
+            self._say(f"[dim]left out: {count:,} {escape(reason)}[/]")
+        if self.store:
+            self._say(f"store {escape(self.store)}")
         if "resumed_from" in e:
-            self._say(f"goes on after step {e['resumed_from']} of {e['steps']}")
-        self._head()
+            self._say(f"goes on after step {e['resumed_from']:,} of {e['steps']:,}")
 
-    def _head(self) -> None:
+    def _head(self) -> dict[str, int]:
         """Lay out the epochs' lines and print what stands above them."""
         tasks = list(self.started["tasks"])
         widths = {name: max(len(name), CELL) + 2 for name in tasks}
         room = self.console.width - len("epoch")
         if sum(widths.values()) > room:
             room -= len(f" +{len(tasks)}, least: ") + max(map(len, tasks)) + len(" 100%")
-        self.columns = {}
+        columns: dict[str, int] = {}
         for name, width in widths.items():
             if (room := room - width) < 0:
                 break
-            self.columns[name] = width
+            columns[name] = width
         self._say("[dim]by task: training loss in original units, share of the gradient at z[/]")
-        self._say("epoch" + "".join(f"{name:>{width}}" for name, width in self.columns.items()))
+        self._say("epoch" + "".join(f"{name:>{width}}" for name, width in columns.items()))
+        return columns
 
     def _step(self, e: Line) -> None:
         if self.with_steps:
             told = "  ".join(
-                f"{escape(name)} [bold]{_number(t['loss_original'], 3)}[/] "
-                f"[cyan]{_percent(t['grad_share'], 0)}[/]"
+                f"{escape(name)} [bold]{number(t, 'loss_original', 3)}[/] "
+                f"[cyan]{percent(t, 'grad_share', 0)}[/]"
                 for name, t in e["tasks"].items()
             )
-            self._say(f"[dim]step {e['step']} lr {e['lr']:.3g}[/]  {told}")
+            self._say(f"[dim]step {e['step']:,} lr {e['lr']:.3g}[/]  {told}")
 
     def _epoch(self, e: Line) -> None:
         self.last_epoch = e
+        if self._columns is None:
+            self._columns = self._head()
         tasks = e["tasks"]
         line = f"{e['epoch']:>5}"
-        for name, width in self.columns.items():
-            loss, share = _number(tasks[name]["train_loss_original"], 3), tasks[name]["grad_share"]
-            line += f"[bold]{loss:>{width - 5}}[/][cyan]{_percent(share, 0):>5}[/]"
-        if left := len(tasks) - len(self.columns):
+        for name, width in self._columns.items():
+            loss = number(tasks[name], "train_loss_original", 3)
+            share = percent(tasks[name], "grad_share", 0)
+            line += f"[bold]{loss:>{width - 5}}[/][cyan]{share:>5}[/]"
+        if left := len(tasks) - len(self._columns):
             least = min(tasks, key=lambda name: _rank(tasks[name]["grad_share"]))
-            share = _percent(tasks[least]["grad_share"], 0)
+            share = percent(tasks[least], "grad_share", 0)
             line += f" [dim]+{left}, least: {escape(least)} {share}[/]"
         self._say(line)
 
     def _alarm(self, e: Line) -> None:
-        self._say(f"[yellow]alarm[/] step {e['step']}: {escape(e['message'])}")
+        self._say(f"[yellow]alarm[/] step {e['step']:,}, {e['kind']}: {escape(e['message'])}")
 
     def _superseded(self, e: Line) -> None:
         """The start of this attempt has told where it goes on."""
@@ -131,61 +130,17 @@ class Readable:
         """The verdict's table shows every gate at the end."""
 
     def _run_finished(self, e: Line) -> None:
+        width = self.console.width
         if self.last_epoch is not None:
-            self.console.print(self._summary(self.last_epoch))
+            self.console.print(summary(self.started, self.last_epoch, width, self.glyphs))
         if e["gates"]:
-            self.console.print(_verdict(e["gates"]))
+            self.console.print(verdict(e["gates"], width))
         color = "green" if e["exit_code"] == 0 else "red"
         error = f": {escape(e['error'])}" if "error" in e else ""
         self._say(
-            f"[{color}]{e['reason']}[/]{error} · exit {e['exit_code']} · {e['epochs']} epochs, "
-            f"{e['steps']} steps, {e['seconds']:.1f} s"
+            f"[{color}]{e['reason']}[/]{error} · exit {e['exit_code']} · "
+            f"{counted(e['epochs'], 'epoch')}, {counted(e['steps'], 'step')}, {e['seconds']:.1f} s"
         )
-
-    def _summary(self, epoch: Line) -> Table:
-        what = "losses in original units, share of the gradient at z"
-        table = Table(title=f"after epoch {epoch['epoch']}; {what}", title_justify="left")
-        table.add_column("task")
-        columns = ("loss", "trivial", "skill", "drop", "val. loss", "val. skill")
-        for column in (*columns, "share", "weight"):
-            table.add_column(column, justify="right")
-        for name, task in epoch["tasks"].items():
-            facts = self.started.get("tasks", {}).get(name, {})
-            trivial = [facts.get("baseline_constant"), facts.get("baseline_per_position")]
-            known = [x for x in trivial if x is not None]
-            unit = f", {facts['loss_unit']}" if facts.get("loss_unit") else ""
-            table.add_row(
-                escape(name + unit),
-                _number(task["train_loss_original"]),
-                _number(min(known)) if known else "",
-                _percent(task["skill"]),
-                _percent(task["drop"]),
-                _number(task["val_loss_original"]),
-                _percent(task["val_skill"]),
-                _percent(task["grad_share"]),
-                _number(task["weight"]),
-            )
-        return table
-
-
-def _verdict(gates: list[Line]) -> Table:
-    table = Table(title="gates", title_justify="left")
-    table.add_column("gate")
-    table.add_column("measured", justify="right")
-    table.add_column("verdict")
-    for gate in gates:
-        passed = "[green]passed[/]" if gate["passed"] else "[red]failed[/]"
-        measured = (_percent if gate["unit"] == "share" else _number)(gate.get("measured"))
-        table.add_row(escape(gate["gate"]), measured, passed)
-    return table
-
-
-def _number(value: float | None, digits: int = 4) -> str:
-    return "-" if value is None else f"{value:.{digits}g}"
-
-
-def _percent(value: float | None, digits: int = 1) -> str:
-    return "-" if value is None else f"{value:.{digits}%}"
 
 
 def _rank(share: float | None) -> float:

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from job.compare import Outcome
 from job.events import GateResult
+from job.figures import counted
 
 EARLY = 5
 """The epoch at which an early drop is read: the acceptance test's."""
@@ -117,7 +118,9 @@ def table(rows: Sequence[dict[str, Any]]) -> None:
         console.width = PAGE
     for row in rows:
         step_ms = _cell(row["step_ms"], "")
-        label = f"{escape(row['row'])}\n[dim]{row['seeds']} seeds, {step_ms} ms a step[/]"
+        label = (
+            f"{escape(row['row'])}\n[dim]{counted(row['seeds'], 'seed')}, {step_ms} ms a step[/]"
+        )
         for i, (task, values) in enumerate(row["tasks"].items()):
             cells = [_cell(values[key], form) for key, form in COLUMNS.values()]
             shown.add_row("" if i else label, escape(task), *cells)
@@ -132,7 +135,7 @@ def table(rows: Sequence[dict[str, Any]]) -> None:
             form = "%" if gate["unit"] == "share" else ""
             console.print(
                 f"{escape(row['row'])}: {escape(gate['gate'])}: {gate['passed']} of "
-                f"{row['seeds']} seeds, {_cell(gate['measured'], form)}",
+                f"{counted(row['seeds'], 'seed')}, {_cell(gate['measured'], form)}",
                 soft_wrap=True,
             )
 

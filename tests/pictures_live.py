@@ -1,4 +1,4 @@
-"""The live screen of a real smoke run as a picture for README: `python -m tests.pictures_live`."""
+"""The last screen of a real smoke run, as README shows it: `python -m tests.pictures_live`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from job.frame import Beside, frame
 from job.glyphs import Room
 from job.history import read_history
 from job.progress import Progress
+from job.run_id import new_run_id
 from job.show import Readable
 from job.store import open_store
 from tests.command import ROOT, job
@@ -23,8 +24,8 @@ FONTS = re.compile(r"@font-face \{.*?\}\n", re.DOTALL)
 """That rich would have a browser fetch from elsewhere."""
 
 
-def picture(store: str, run: str) -> str:
-    """The last screen of a stored run, and what is printed below it, as SVG."""
+def last_screen(store: str, run: str) -> Console:
+    """The last screen of a stored run, and what is printed below it, kept by the console."""
     progress = Progress()
     for event in read_history(open_store(store), run):
         progress.take(event)
@@ -34,20 +35,24 @@ def picture(store: str, run: str) -> str:
     )
     beside = Beside(datetime.now(UTC), "runs")
     console.print(*frame(progress, Room(WIDTH, None, True), beside), sep="\n")
-    Readable(console).conclude(progress.started, progress.epoch, progress.finished)
-    svg = console.export_svg(title="python -m job run docker/smoke.json", unique_id="live")
-    return FONTS.sub("", svg)
+    readable = Readable(console)
+    readable.conclude(progress.started, progress.epoch, progress.finished)
+    readable.say(f"report: runs/{run}/report.html")
+    return console
 
 
 def main() -> None:
-    """Train docker/smoke.json, and draw it."""
+    """Train docker/smoke.json, draw it, and print it."""
+    run = new_run_id()
     with tempfile.TemporaryDirectory() as folder:
-        ended = job(
-            ROOT, "run", "docker/smoke.json", "--store", folder, "--run-id", "picture", "--json"
-        )
+        options = ("--store", folder, "--run-id", run, "--json")
+        ended = job(ROOT, "run", "docker/smoke.json", *options)
         assert ended.returncode == 0, ended.stderr
-        PICTURE.parent.mkdir(exist_ok=True)
-        PICTURE.write_text(picture(folder, "smoke/picture"), "utf-8")
+        console = last_screen(folder, f"smoke/{run}")
+    print("\n".join(line.rstrip() for line in console.export_text(clear=False).splitlines()))
+    svg = console.export_svg(title="python -m job run docker/smoke.json", unique_id="live")
+    PICTURE.parent.mkdir(exist_ok=True)
+    PICTURE.write_text(FONTS.sub("", svg), "utf-8")
     print(f"{PICTURE.relative_to(ROOT)}: {PICTURE.stat().st_size / 1e3:.0f} kB")
 
 

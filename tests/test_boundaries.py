@@ -16,17 +16,18 @@ from tests.command import ROOT, environment
 LAYERS = {
     "spec": "version run_id torchrun faults strict_json spec spec_types spec_faults spec_diff "
     "read_spec units",
-    "events": "events gates event_schema journal show glyphs progress task_table frame live",
+    "events": "events gates event_schema journal figures columns glyphs end_tables screen show "
+    "progress task_table frame live",
     "store": "store store_directory store_s3 s3_errors",
-    "records": "document head lease snapshot records stored checkpoint heart history rebuild claim "
-    "grace heartbeat last_word",
+    "records": "document head lease snapshot records stored checkpoint heart history past rebuild "
+    "claim grace heartbeat last_word",
     "numbers for others": "metrics event_file tidy export",
     "report": "report_columns report_past report_data report_words report report_stored",
     "data": "data_file cells sheet bars series arrays target data",
     "network": "ranks tasks model baseline gradients precision balance balance_torchjd device",
     "step": "step optimizer ledger evaluate position alarms",
     "train": "train",
-    "uses of it": "facts run follow compare summary",
+    "uses of it": "facts run attended follow compare summary",
     "diagnosis": "edit reach effect probe finding cause_path cause_targets cause_rate cause_travel "
     "cause_loss cause_trunk cause_sigma cause_setup diagnose fixed verify diagnosis_shown",
     "container": "cancel boot launch bake conclude pod supervisor supervise",
@@ -37,15 +38,15 @@ DEPLOY = {
     "what it needs": "ends checkout environment image key runpod_api",
     "plan": "book find plan plan_shown rehearsal",
     "pods": "ending looking life rent follow",
-    "runs": "state states_shown",
+    "runs": "phase state states_shown",
     "frame": "command prepare",
     "commands": "submit logs status list cancel fetch reap doctor diff report __main__",
 }
 """The same for `deploy`."""
 READS = (
     *("version", "run_id", "faults", "strict_json", "spec", "spec_diff", "read_spec"),
-    *("events", "journal", "show", "frame", "live"),
-    *("store", "document", "head", "history", "stored", "report"),
+    *("events", "journal", "figures", "columns", "screen", "show", "frame", "live"),
+    *("store", "document", "head", "history", "lease", "stored", "report"),
 )
 """What of `job` it may import: the spec, and what reads a run's records."""
 MODULES = {path.stem for path in (ROOT / "job").glob("*.py")} - {"__init__"}

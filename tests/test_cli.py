@@ -51,6 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     explode = {"name": "exploding", "tasks": [*SMALL["tasks"], HUGE], "gates": EASY}
     write(folder, explode | {"model.init.heads": "default"}, "exploding.json")
     lasting = {"name": "lasting", "train.epochs": LONG, "checkpoint.every_epochs": 50}
+    lasting |= {"gates": EASY}
     write(folder, lasting, "lasting.json")
     return folder
 
@@ -148,7 +149,9 @@ class TestExitCodes:
         before = stored(folder, name)
         again = run(folder, name, "--json")
         assert (again.returncode, again.stdout) == (code, "")
-        assert f"exit code was {code}" in again.stderr
+        page = folder / "runs" / name / "one" / "report.html"
+        told = f"run one has finished; its exit code was {code}; report: {page}\n"
+        assert again.stderr == told
         assert stored(folder, name) == before
 
 
@@ -341,7 +344,7 @@ class TestInterrupted:
         timings = ("ts", "seq", "run_id", "step_ms", "seconds", "samples_per_second")
         events = read_history(open_store(str(folder / "runs")), f"lasting/{run_id}")
         told = [e for e in events if e["event"] in ("step", "epoch", "gate")]
-        assert len(told) == LONG * (STEPS + 1)
+        assert len(told) == LONG * (STEPS + 1) + len(EASY)
         return [{k: v for k, v in e.items() if k not in (*timings, "checkpoint_age")} for e in told]
 
     def test_outlives_its_reader(self, whole: tuple[int | None, str]) -> None:
@@ -356,6 +359,9 @@ class TestInterrupted:
         assert int(told[0]) >= LONG * STEPS // 5
         assert int(told[-1]) == LONG * STEPS
         assert "succeeded" in text
+        first = text.split("lasting run cut")[1]
+        assert "by epoch" in first  # what the processes before have told
+        assert "gates: 1 passed" in first
 
 
 class TestText:
@@ -376,11 +382,15 @@ class TestText:
         for task in SMALL["tasks"]:
             assert task["name"] in text[tasks:gates]
 
-    def test_pretty_without_a_terminal(self, ended: dict[str, Ended]) -> None:
-        """--pretty is text in a pipe, without escape sequences, in whatever encoding."""
+    def test_pretty_without_a_terminal(self, ended: dict[str, Ended], folder: Path) -> None:
+        """--pretty is text in a pipe, without escape sequences, in whatever encoding; it tells
+        where the run is kept and where its report is."""
         text = ended["exploding"].stdout
-        assert " ? exit 1 ? 0 epochs" in text  # where ASCII lacks a dot
+        assert ", exit 1, 0 epochs" in text  # where ASCII lacks a dot
         assert text.startswith("exploding run one\n")
+        assert f"\nstore {folder / 'runs'}\n" in text
+        page = folder / "runs" / "exploding" / "one" / "report.html"
+        assert text.endswith(f"\nreport: {page}\n")
         assert "\x1b" not in text
         assert "{" not in text
 

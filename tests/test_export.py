@@ -41,6 +41,9 @@ def told() -> Recorded:
     run.train((EPOCHS - 3) * STEPS)
     run.gate(passed=False, measured=math.nan)
     run.finish()
+    for line in run.lines:
+        if line["event"] == "run.started":
+            line["tasks"]["countdown"] |= {"unit": "bars", "loss_unit": "bars²"}
     return run
 
 
@@ -120,6 +123,8 @@ class TestTables:
         cosine = only(event="epoch", epoch=5, task="type", metric="cosines")
         assert (cosine["other"], cosine["value"]) == ("countdown", 0.25)
         assert only(event="step", step=7, metric="step_ms")["unit"] == "ms"
+        of_loss = only(event="epoch", epoch=5, task="countdown", metric="val_loss_original")
+        assert (of_loss["unit"], row["unit"]) == ("bars²", None)
         assert only(event="alarm")["about"] == "task_starving"
         assert only(event="gate", metric="passed")["about"] == "a drops > 20% by epoch 5"
         assert only(event="run.finished", metric="exit_code")["value"] == 6.0
@@ -243,6 +248,11 @@ class TestCommand:
         """The name is found in the store; the files are told, one a line."""
         assert self.run("r1", "--store", store.url, "--to", tmp_path, "--csv") == 0
         assert capsys.readouterr().out == f"{tmp_path / RUN / 'metrics.csv'}\n"
+
+    def test_by_its_folder(self, store: Store, tmp_path: Path) -> None:
+        """As the deploy commands take it: the store is found from it."""
+        assert self.run(Path(store.url) / RUN, "--to", tmp_path, "--csv") == 0
+        assert (tmp_path / RUN / "metrics.csv").is_file()
 
     def test_overwrites_nothing(
         self, store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]

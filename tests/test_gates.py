@@ -21,7 +21,7 @@ def gate(**fields: Any) -> Gate:
 
 def epoch(number: int = 5, **tasks: dict[str, float]) -> Epoch:
     """An epoch whose tasks have what is given, and 0 elsewhere."""
-    zeros = dict.fromkeys(EpochTask.model_fields, 0.0)
+    zeros: dict[str, Any] = dict.fromkeys(EpochTask.model_fields, 0.0) | {"cosines": {}}
     made = {name: EpochTask.model_validate(zeros | values) for name, values in tasks.items()}
     return Epoch(epoch=number, step=1, tasks=made, seconds=1.0, samples_per_second=1.0)
 

@@ -14,6 +14,7 @@ from typing import Any, get_args
 import jsonschema
 import pytest
 from pydantic import BaseModel
+from rich.cells import cell_len
 from rich.console import Console
 
 from job.event_schema import schema
@@ -325,11 +326,51 @@ class TestReadable:
         assert "after epoch" not in text
         assert "failed: step 3: the loss of task one is nan · exit 1" in text
 
-    def test_numbers_that_are_missing_are_dashes(self) -> None:
-        """A loss that is not finite, a gate that was not read."""
+    def test_numbers_that_are_missing_are_told_apart(self) -> None:
+        """nan for a loss that is not finite, a dash for a gate that was not read."""
         events = [started(["one"]), epoch(["one"], train_loss_original=math.nan), finished()]
-        assert epoch_lines(shown(events))[1].split() == ["1", "-", "0%"]
+        assert epoch_lines(shown(events))[1].split() == ["1", "nan", "0%"]
         assert " - " in shown([started(["one"]), finished(measured=None)])
+
+    @pytest.mark.parametrize("width", [30, 60, 80, 100, 160])
+    def test_the_last_tables_cut_no_number(self, width: int) -> None:
+        """Whole columns give way, are named below, and no line is wider than the terminal."""
+        values = {"train_loss_original": 0.003548, "skill": -12.3456, "drop": 0.05645}
+        values |= {"val_loss_original": 0.003507, "val_skill": -0.05032, "weight": 392.77}
+        text = shown([started(SEED_TASKS), epoch(SEED_TASKS, 1, **values), finished()], width)
+        tables = text[text.index("after epoch 1") : text.rindex("gates_failed")]
+        assert max(map(cell_len, tables.splitlines())) <= width
+        numbers = {"loss": "0.003548", "skill": "-1234.6%", "drop": "5.6%", "share": "33.3%"}
+        numbers |= {"trivial": "1.25", "val. loss": "0.003507", "weight": "392.8"}
+        said = " ".join(tables.split()).partition("no room for: ")[2].partition(" gates ")[0]
+        left = said.split(", ")
+        for title, number in numbers.items():
+            assert (number in tables.split()) == (title not in left), title
+        assert "0.003548" in tables
+        assert tables.split().count("failed") == 1
+        assert tables.split().count("10.0%") == 1
+        assert "…" not in tables
+
+    def test_tells_store_and_alarms_and_counts(self) -> None:
+        """Where the run is kept, an alarm's kind, one thread, thousands with a comma."""
+        screen = io.StringIO()
+        readable = Readable(Console(file=screen, width=100))
+        readable.store = "s3://bucket/runs"
+        alarm = Alarm(kind="task_starving", message="it starves", step=1260, task="one")
+        for line in lines_of([started(["one"], threads=1), alarm]):
+            readable(parsed(line), line)
+        text = screen.getvalue()
+        assert "store s3://bucket/runs\n" in text
+        assert "cpu (x86_64), 1 thread\n" in text
+        assert "alarm step 1,260, task_starving: it starves\n" in text
+
+    def test_the_head_of_epochs_comes_with_an_epoch(self) -> None:
+        """Where none is shown there is none; again after a resume."""
+        alarm = Alarm(kind="x", message="hot", step=1)
+        assert "by task:" not in shown([started(["one"]), alarm])
+        again = started(["one"], resumed_from=6)
+        text = shown([started(["one"]), epoch(["one"]), again, alarm, epoch(["one"], 2)])
+        assert text.count("by task:") == 2
 
     def test_markup_is_text(self) -> None:
         """What the user named is never taken for a colour."""

@@ -83,6 +83,47 @@ class TestFrame:
         assert course == "█▆▅▃▁"
         assert set(drawn) <= set(UNICODE.parts)
 
+    def test_share_and_weight_are_the_newest_steps(self) -> None:
+        """Right after an epoch, too, whose own are means."""
+        run = Recorded(*FOUR)
+        run.begin()
+        run.train(2 * STEPS)
+        run.lines[-1]["tasks"]["countdown"] |= {"weight": 99.0, "grad_share": 0.01}
+        assert run.lines[-1]["event"] == "epoch"
+        _, _, _, _, _, share, _, weight = row(shown(run), "countdown").split()
+        assert (share, weight) == ("40%", "2.5")
+
+    def test_a_loss_has_its_own_unit(self) -> None:
+        """Not its target's; in characters that the terminal has."""
+        run = half("a", "b")
+        run.lines[0]["tasks"]["b"] |= {"unit": "bars", "loss_unit": "bars²"}
+        assert row(shown(run), "b").startswith("b, bars² ")
+        assert row(shown(run, unicode=False), "b").startswith("b, bars^2 ")
+
+    def test_counts_have_their_plurals(self) -> None:
+        """One thread, one step; thousands with a comma."""
+        run = Recorded("a")
+        run.begin()
+        run.lines[0] |= {"threads": 1, "steps": 1260}
+        run.train(1)
+        run.save()
+        run.train(1)
+        lines = shown(run)
+        assert "1 thread ·" in lines[0]
+        assert "2/1,260 steps" in lines[1]
+        assert "checkpoint at step 1, 1 step ago" in "".join(lines)
+
+    @pytest.mark.parametrize("width", [20, 30, 45])
+    def test_a_narrow_terminal_cuts_no_number(self, width: int) -> None:
+        """Facts are broken at their words, long percentages get the room that they need."""
+        run = half(*FOUR, skill=-1234.567)
+        run.save()
+        text = "\n".join(shown(run, width))
+        assert "…" not in "".join(line for line in shown(run, width)[1:])
+        assert ("-123456.7%" in text) == (width == 45)
+        assert "378 kB" in text
+        assert re.search(r"5[34]%", text)
+
     def test_tells_speed_checkpoint_store_and_pod(self) -> None:
         """What an operator looks for below; what costs, where something does."""
         run = half(*FOUR)
@@ -288,6 +329,23 @@ def play() -> Iterator[Play]:
 
 
 class TestLive:
+    def test_a_resumed_process_shows_what_was_before(self, play: Play) -> None:
+        """On its first screen: epochs, alarms and gates of the process before."""
+        run = half(*FOUR)
+        run.alarm("type")
+        told = list(run.lines)
+        gate = run.gate(passed=True) | {"seq": 0}
+        terminal = Painted()
+        live = Live(terminal.console)
+        live.past = lambda step: [*(e for e in told if e["event"] in ("epoch", "alarm")), gate]
+        live(run.resume(100)[0], "")
+        text = "\n".join(terminal.visible)
+        live.close()
+        assert "100/200 steps" in text
+        assert "█▆▅▃▁" in row(terminal.visible, "type")
+        assert row(terminal.visible, "type").startswith("! type")
+        assert "gates: 1 passed" in text
+
     def test_repaints_in_place(self, play: Play) -> None:
         """One screen stands there, however often it was painted, and nothing above it."""
         terminal = Painted()
@@ -321,7 +379,7 @@ class TestLive:
         terminal = Painted(80, 24)
         live = play(terminal, half(*FOUR).lines)
         for n in range(30):
-            assert live.say(f"warning {n}, {'long ' * (n % 3 * 20)}")
+            assert live.put_above(f"warning {n}, {'long ' * (n % 3 * 20)}")
         visible = terminal.visible
         assert visible[-8].startswith("jade run r1")
         assert visible[-9].endswith("long long")
@@ -426,20 +484,24 @@ class TestLive:
 
 class TestProcess:
     def test_ctrl_c_leaves_a_sane_terminal(self, tmp_path: Path) -> None:
-        """Resized under way, then interrupted: 75, one screen, what the run said, a cursor."""
+        """Resized under way, then interrupted: 75, one screen, a cursor; the last line says how the
+        run goes on."""
         write(tmp_path, {"train.epochs": 100_000})
         command = (*JOB, "run", "spec.json", "--run-id", "one")
         with Terminal(tmp_path, *command, size=(80, 24)) as terminal:
             terminal.until(lambda: "by epoch" in terminal.everything)
             terminal.resize(60, 20)
-            terminal.until(lambda: "0% · " in "".join(terminal.visible[1:2]))
+            terminal.until(lambda: terminal.visible[0].endswith("36 samples"))
             terminal.type(b"\x03")
             assert terminal.wait() == 75
         assert terminal.shows_cursor
-        assert "run one interrupted at step" in terminal.everything
         visible = "\n".join(terminal.visible)
+        last = "".join(visible[visible.index("run one interrupted") :].split())  # it was broken
+        assert re.fullmatch(
+            r"runoneinterruptedatstep\d+;togoon:python-mjobrunspec\.json--run-idone", last
+        )
         assert visible.count("small run one") == 1
-        assert "€" in visible
+        assert "level, €²" in visible
         assert '{"ts"' not in terminal.everything
 
     def test_logs_of_a_run(self, tmp_path: Path) -> None:
@@ -457,9 +519,11 @@ class TestProcess:
             assert terminal.wait() == 106
         assert "107/200 steps" in terminal.everything
         assert "gates_failed · exit 6" in terminal.everything
-        with Terminal(tmp_path, *logs, TERM="dumb", EVENGRAD_STATE=state) as terminal:
+        with Terminal(tmp_path, *logs, TERM="dumb", LC_ALL="C", EVENGRAD_STATE=state) as terminal:
             assert terminal.wait() == 106
         assert b"\x1b" not in terminal.raw
+        assert terminal.raw.isascii()  # though Python writes UTF-8 there
+        assert "gates_failed, exit 6, 5 epochs" in terminal.everything
         assert "by task: training loss in original units" in terminal.everything
 
     @pytest.mark.slow

@@ -34,7 +34,8 @@ def test_interrupted_run_goes_on(
     first.signal(number)
     assert first.wait() == 75
     last = [e["step"] for e in first.events if e["event"] == "step"][-1]
-    assert first.err == f"run r interrupted at step {last}; it goes on from step {last}\n"
+    again = f"python -m job run {run.spec} --run-id r --store {run.url}"
+    assert first.err == f"run r interrupted at step {last}; to go on: {again}\n"
     status = read_document(run.store, run.key, "status.json")
     assert status is not None
     assert (status["phase"], status["checkpoint_step"]) == ("interrupted", last)
