@@ -84,13 +84,12 @@ class Watch:
         before, unit = at.losses.get(name, []), self.units[name]
         gap, pace = loss - trivial, (before[0] - loss) / len(before) if before else math.nan
         if loss > FAR * trivial and pace * PATIENCE * self.epochs < gap:
-            needed = f"{gap / pace:.0f} epochs" if pace > 0 else "for ever"
+            now = f"{loss:.3g}{unit}"
             yield Sign(
                 "task_starving" if task.grad_share < STARVED * self.even else "task_stalled",
-                f"{name}: its loss, {loss:.3g}{unit}, is {_times(loss, trivial)} the trivial "
-                f"prediction's ({trivial:.3g}) and falls by {pace:.2g} an epoch; at that "
-                f"pace it needs {needed} to reach that, and the run has {self.epochs}. Its share "
-                f"of the gradient at z is {task.grad_share:.1%}",
+                f"{name}: its loss, {now}, is {_times(loss, trivial)} the trivial prediction's "
+                f"({trivial:.3g}) and {self._course(pace, gap)}. Its share of the gradient at z is "
+                f"{task.grad_share:.1%}",
             )
         constant = self.baselines[name].constant["train"]
         if epoch >= max(LEAST, self.epochs / 2) and loss > WORSE * constant:
@@ -107,6 +106,13 @@ class Watch:
             )
         yield from self._conflict(name, task)
         yield from self._frozen(name, task, epoch)
+
+    def _course(self, pace: float, gap: float) -> str:
+        """Where a loss goes, of which a gap is left to the trivial prediction's."""
+        if pace > 0:
+            needed = f"{gap / pace:.0f} epochs to come down to that"
+            return f"falls by {pace:.2g} an epoch: it needs {needed}, and the run has {self.epochs}"
+        return f"rises by {-pace:.2g} an epoch" if pace < 0 else "does not fall"
 
     @staticmethod
     def _conflict(name: str, task: EpochTask) -> Iterator[Sign]:
