@@ -272,10 +272,10 @@ class TestProgress:
 
     def test_holds_little_of_a_long_run(self) -> None:
         """Curves are thinned evenly; the first and the newest point stay."""
-        run = Recorded("a", epochs=1000)
+        run = Recorded("a", epochs=300)
         run.begin()
         progress = Progress()
-        for _ in range(1000):
+        for _ in range(300):
             run.train(STEPS)
         for line in run.lines:
             progress.take(line)
