@@ -110,3 +110,11 @@ def test_one_version_everywhere() -> None:
     assert len(set(found)) == 1
     labels = re.findall(r"image.version=([0-9.]+)", docker.read_text())
     assert set(labels) == {VERSION}
+
+
+def test_readmes_examples_import_what_is_installed(readme: str) -> None:
+    """What `python -c` in README imports is a dependency of ours."""
+    asked = re.findall(r"python -c 'import (\w+)", readme)
+    assert asked
+    table = readme.partition("## What it depends on")[2].partition("\n## ")[0]
+    assert [name for name in asked if name not in table] == []
