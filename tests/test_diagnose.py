@@ -23,7 +23,7 @@ from job.read_spec import parse_spec, read_spec
 from job.spec import JobSpec
 from job.train import Training
 from tests.command import ROOT, job
-from tests.planted import DOMAINS, FAULTS, HEALTHY, Problem, planted
+from tests.planted import FAULTS, HEALTHY, Problem, planted
 from tests.small import SMALL, Trained, write
 from tests.small import job as small_job
 
@@ -61,7 +61,7 @@ def test_a_planted_fault_is_found(fault: str) -> None:
 
 
 @pytest.mark.parametrize("twin", HEALTHY)
-@pytest.mark.parametrize("domain", DOMAINS)
+@pytest.mark.parametrize("domain", [pytest.param("digits", marks=pytest.mark.slow), "walks"])
 def test_a_healthy_twin_is_clean(domain: str, twin: str) -> None:
     """Without a fault nothing is found."""
     assert found(planted(domain, twin)) == []
@@ -155,6 +155,7 @@ def _mean_output(training: Training) -> float:
         return float(model(training.data.train.features)[2].mean())
 
 
+@pytest.mark.slow
 def test_first_order_predicts_small_steps() -> None:
     """At a small rate the change of a loss through the trunk is what its gradient predicts."""
     problem = planted("walks", "healthy")
@@ -169,7 +170,9 @@ def test_a_share_is_split_into_its_causes() -> None:
     """The factors of a starved task's evidence multiply to its pull beside the mean of all."""
     from job.cause_trunk import _factors
 
-    before = planted("walks", "starved").diagnose().before
+    problem = planted("walks", "starved")
+    spec = parse_spec(json.dumps(problem.spec))
+    before = probe(problem.build(*small(spec, problem.data(spec))))
     for name in before.names:
         product = math.prod(_factors(before, name).values())
         pull = before.mean_of(name, "weight") * before.mean_of(name, "grad_norm")
@@ -197,6 +200,7 @@ def test_a_diagnosis_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     assert diagnosis.edits == []
 
 
+@pytest.mark.slow
 def test_an_edit_that_the_gates_forbid_is_none() -> None:
     """No remedy makes the spec invalid: its gates are part of it."""
     problem = planted("walks", "by_heart")
@@ -253,6 +257,7 @@ def far_off(folder: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path: Path) -> None:
     """Findings as text, exit code 7; the fixed spec is written, valid, and passes its gate."""
     path, out = far_off(tmp_path / "in"), tmp_path / "fixed.json"
@@ -278,6 +283,7 @@ def test_the_command_as_json(tmp_path: Path) -> None:
     assert jsonpatch.apply_patch(raw, told["patch"]) == json.loads(out.read_text())
 
 
+@pytest.mark.slow
 def test_nothing_found(tmp_path: Path) -> None:
     """Exit code 0, and no file is written."""
     path = write(tmp_path, {"tasks": SMALL["tasks"][1:3], "train.epochs": 20, "optimizer.lr": 0.01})

@@ -141,7 +141,12 @@ def test_logs_rest_at_the_same_places_whatever_the_scale(s: float) -> None:
 # --- our step on it ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", SECTIONS)
+QUICK = {"fixed", "uncertainty", "gradient_norm", "IMTLG"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in SECTIONS]
+)
 def test_walk_is_the_steppers(name: str) -> None:
     """The loop without a network goes where our step goes, but for float32, under every balancer.
 
