@@ -193,27 +193,25 @@ def detached(problem: Problem) -> None:
 
 def frozen(problem: Problem) -> None:
     """Blocked path: a trunk that no optimizer moves."""
-
-    def build(spec: JobSpec, data: Dataset) -> Training:
-        training = Training(spec, data)
-        groups = training.optimizer.param_groups
-        groups[:] = [group for group in groups if group["room"] != "trunk"]
-        return training
-
-    problem.build = build
+    problem.build = _without("trunk")
 
 
 def forgotten(problem: Problem) -> None:
     """Blocked path: log variances that the optimizer was not given."""
     problem.spec["balance"] = {"kind": "uncertainty"}
+    problem.build = _without("balancer")
+
+
+def _without(room: str) -> Build:
+    """Trains with an optimizer that was not given the parameters of a room."""
 
     def build(spec: JobSpec, data: Dataset) -> Training:
         training = Training(spec, data)
         groups = training.optimizer.param_groups
-        groups[:] = [group for group in groups if group["room"] != "balancer"]
+        groups[:] = [group for group in groups if group["room"] != room]
         return training
 
-    problem.build = build
+    return build
 
 
 def died(problem: Problem) -> None:
