@@ -1,1 +1,1 @@
-"""Renting GPUs: what runs on the user's machine. It never loads torch."""
+"""Renting GPUs: the part that runs on the user's machine. It never loads torch."""

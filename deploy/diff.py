@@ -1,4 +1,4 @@
-"""`python -m deploy.diff A B`: two runs' specs and what became of them, side by side."""
+"""`python -m deploy.diff A B`: the specs of two runs and how the runs ended, side by side."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deploy.command import Json, StoreUrl, out, serve
-from deploy.ends import ERROR, INVALID, NOT_FOUND, OK
+from deploy.app import run_command
+from deploy.exits import NO_ACCESS, NOT_FOUND
+from deploy.options import Json, StoreUrl
+from deploy.output import print_json
 
 if TYPE_CHECKING:
-    from job.spec_diff import Difference
+    from job.record.result import Result
+    from job.record.status import Status
+    from job.spec.diff import Difference
 
-WIDTH = 120
-"""Columns where there is no terminal to ask."""
+Row = tuple[str, Any, Any]
+"""A fact's name, and its value in A and in B."""
 
 
 def diff(
@@ -23,103 +27,101 @@ def diff(
     as_json: Json = False,
 ) -> None:
     """Show where two specs differ, and both runs' verdicts and losses."""
-    from job.spec_diff import compared
+    from job.spec.diff import differences
 
     one, other = _read(a, store), _read(b, store)
-    specs = list(compared(one["spec"], other["spec"]))
+    specs = differences([one["spec"], other["spec"]])
     rows = _results(one, other)
     if as_json:
-        told = [{"where": d.where, "a": d.before, "b": d.now} for d in specs]
-        out(
-            {
-                "a": a,
-                "b": b,
-                "spec": told,
-                "results": [dict(zip("?ab", r, strict=True)) for r in rows],
-            }
-        )
+        changes = [{"where": where, "a": before, "b": now} for where, (before, now) in specs]
+        results = [dict(zip("?ab", row, strict=True)) for row in rows]
+        print_json({"a": a, "b": b, "spec": changes, "results": results})
     else:
         _print(a, b, specs, rows)
 
 
 def _read(name: str, store: str | None) -> dict[str, Any]:
-    """`spec`, and of a run `status` and `result`, too."""
+    """The `spec` of a file or run, and a run's `status` and `result`."""
     import json
     from pathlib import Path
 
-    from deploy.find import find
-    from job.history import read_document
-    from job.read_spec import parse_spec, read_spec
+    from deploy.runs.locate import locate
+    from job.record.result import Result
+    from job.record.status import Status
+    from job.spec.read import read_spec
+    from job.spec.stored import parse_stored
     from job.store import open_store
 
     if Path(name).is_file():
         return {"spec": json.loads(read_spec(Path(name)).canonical())}
-    found = find(name, store)
-    where = open_store(found.store)
-    told = where.get(f"{found.run}/spec.json").data.decode("utf-8", "replace")
+    ref = locate(name, store)
+    opened = open_store(ref.store)
+    text = opened.get(f"{ref.run}/spec.json").data.decode("utf-8", "replace")
     return {
-        "spec": json.loads(parse_spec(told, f"{name}'s spec.json").canonical()),
-        "result": read_document(where, found.run, "result.json"),
-        "status": read_document(where, found.run, "status.json"),
+        "spec": json.loads(parse_stored(text, f"{name}'s spec.json").canonical()),
+        "result": Result.read(opened, ref.run),
+        "status": Status.read(opened, ref.run),
     }
 
 
-def _results(one: dict[str, Any], other: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Rows of what, A's, B's."""
-    sides = [_told(one), _told(other)]
+def _results(one: dict[str, Any], other: dict[str, Any]) -> list[Row]:
+    """How the two runs ended, a row for each fact."""
+    sides = [_facts(one), _facts(other)]
     names = list(dict.fromkeys([*sides[0], *sides[1]]))
     return [(name, sides[0].get(name), sides[1].get(name)) for name in names]
 
 
-def _told(side: dict[str, Any]) -> dict[str, Any]:
-    from job.figures import measured
+def _facts(side: dict[str, Any]) -> dict[str, Any]:
+    """How one run ended, by the fact's name."""
+    from job.show.format import measurement
 
-    result, status = side.get("result"), side.get("status") or {}
-    told: dict[str, Any] = {}
+    result: Result | None = side.get("result")
+    status: Status | None = side.get("status")
+    facts: dict[str, Any] = {}
     if result is not None:
-        told |= {"reason": result["reason"], "epochs": result["epochs"], "steps": result["steps"]}
-        told["seconds"] = round(result["seconds"], 1)
-        for gate in result["gates"]:
-            verdict = "passed" if gate["passed"] else "failed"
-            told[gate["gate"]] = f"{verdict}, {measured(gate)}"
-    elif status:
-        told |= {"reason": f"not finished: {status['phase']}", "epochs": status.get("epoch")}
-    for task, loss in (status.get("losses") or {}).items():
-        told[f"loss of {task}"] = None if loss is None else float(f"{loss:.4g}")
-    return told
+        facts |= {"reason": result.reason, "epochs": result.epochs, "steps": result.steps}
+        facts["seconds"] = round(result.seconds, 1)
+        for gate in result.gates:
+            verdict = "passed" if gate.passed else "failed"
+            facts[gate.gate] = f"{verdict}, {measurement(gate.model_dump())}"
+    elif status is not None:
+        facts |= {"reason": f"not finished: {status.phase}", "epochs": status.epoch}
+    for task, loss in (status.losses if status else {}).items():
+        facts[f"loss of {task}"] = None if loss is None else float(f"{loss:.4g}")
+    return facts
 
 
-def _spelled(value: Any) -> str:
+def _format(value: Any) -> str:
+    from job.show.format import format_number
+
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return format_number(value)
     return "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _print(a: str, b: str, specs: list[Difference], rows: list[tuple[str, Any, Any]]) -> None:
+def _print(a: str, b: str, specs: list[Difference], rows: list[Row]) -> None:
     import json
 
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = WIDTH
+    from job.show.console import WIDE_PAGE, Screen, literal
+
+    console = Screen(WIDE_PAGE)
     if not specs:
         console.print("the specs are the same")
     tables: dict[str, list[tuple[str, ...]]] = {
-        "spec": [(d.where, json.dumps(d.before), json.dumps(d.now)) for d in specs],
-        "result": [tuple(map(_spelled, row)) for row in rows],
+        "spec": [(where, *map(json.dumps, values)) for where, values in specs],
+        "result": [tuple(map(_format, row)) for row in rows],
     }
     for title, lines in tables.items():
         if lines:
             table = Table(title=title, title_justify="left")
             for column in ("", a, b):
-                table.add_column(escape(column), overflow="fold")
+                table.add_column(literal(column), overflow="fold")
             for line in lines:
-                table.add_row(*map(escape, line))
+                table.add_row(*map(literal, line))
             console.print(table)
 
 
 if __name__ == "__main__":
-    serve("diff", diff, OK, ERROR, INVALID, NOT_FOUND)
+    run_command("diff", diff, NO_ACCESS, NOT_FOUND)

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deploy.command import Json, RunName, StoreUrl, out, say, serve
-from deploy.ends import ERROR, INVALID, NOT_FINISHED, NOT_FOUND, OK, Stop
+from deploy.app import run_command
+from deploy.exits import INVALID, NO_ACCESS, NOT_FINISHED, NOT_FOUND, CommandError
+from deploy.options import Json, RunName, StoreUrl
+from deploy.output import log_line, partial_file, print_json
 
 if TYPE_CHECKING:
-    from job.head import Head, Kept
+    from job.record.run_index import Kept, RunIndex
 
 DOCUMENTS = ("spec.json", "result.json")
 
@@ -30,68 +32,67 @@ def fetch(
     store: StoreUrl = None,
     as_json: Json = False,
 ) -> None:
-    """Download a run's weights, spec and result; nothing that is there already is overwritten.
+    """Download a run's weights, spec and result; no existing file is overwritten.
 
     model.safetensors has the SHA-256 that its manifest names, or is not left behind.
     """
-    from deploy.find import find
-    from job.head import HeadDocument
+    from deploy.runs.locate import locate
+    from job.checkpoint.reader import read
+    from job.record.run_index import RunIndexStore
     from job.store import Missing, open_store
-    from job.stored import read
 
-    found = find(run, store)
-    where = open_store(found.store)
-    head = HeadDocument(where, found.run, fenced=False).read()
-    kept = _chosen(head, best, found.run)
-    folder = to or Path(found.run_id)
+    ref = locate(run, store)
+    opened = open_store(ref.store)
+    index = RunIndexStore(opened, ref.run, fenced=False).read()
+    kept = _checkpoint(index, best, ref.run)
+    folder = to or Path(ref.run_id)
     if folder.exists() and not folder.is_dir():
-        raise Stop(INVALID, f"{folder} is a file; name a folder with -o")
+        raise CommandError(INVALID, f"{folder} is a file; name a folder with -o")
     folder.mkdir(parents=True, exist_ok=True)
-    manifest, contents = read(where, found.run, kept)
+    manifest, contents = read(opened, ref.run, kept)
     written = []
     for file, pieces in contents.items():
         if state or file == "model.safetensors":
             written.append(_write(folder / file, pieces))
     for name in DOCUMENTS:
         try:
-            written.append(_write(folder / name, [where.get(f"{found.run}/{name}").data]))
+            written.append(_write(folder / name, [opened.get(f"{ref.run}/{name}").data]))
         except Missing:
-            say(f"{name}: not there yet")
-    told = {"run": found.run, "step": kept.step, "epoch": manifest["epoch"], "folder": str(folder)}
+            log_line(f"{name}: not there yet")
+    facts = {"run": ref.run, "step": kept.step, "epoch": manifest.epoch, "folder": str(folder)}
     if as_json:
-        out({**told, "files": written})
+        print_json({**facts, "files": written})
     else:
-        say(f"{found.run}: step {kept.step}, epoch {manifest['epoch']}, in {folder}: "
-            f"{', '.join(written)}")  # fmt: skip
+        log_line(f"{ref.run}: step {kept.step}, epoch {manifest.epoch}, in {folder}: "
+                 f"{', '.join(written)}")  # fmt: skip
 
 
-def _chosen(head: Head | None, best: bool, run: str) -> Kept:
-    kept = None if head is None else head.best if best else next(iter(head.checkpoints), None)
+def _checkpoint(index: RunIndex | None, best: bool, run: str) -> Kept:
+    """The newest checkpoint, or the best one; raises CommandError."""
+    kept = None if index is None else index.best if best else next(iter(index.checkpoints), None)
     if kept is None:
         why = f"run {run} has no {'best ' if best else ''}checkpoint"
         if best:
-            raise Stop(INVALID, f"{why}; the spec keeps one where checkpoint.best_of is set")
-        raise Stop(NOT_FINISHED, why)
+            raise CommandError(INVALID, f"{why}; the spec keeps one if checkpoint.best_of is set")
+        raise CommandError(NOT_FINISHED, why)
     return kept
 
 
 def _write(path: Path, pieces: Iterable[bytes]) -> str:
-    """Write a whole file or none; raises Stop where another one is there."""
-    partial, digest = path.with_name(f".{path.name}.part"), hashlib.sha256()
-    try:
-        with partial.open("wb") as file:
-            for piece in pieces:
-                digest.update(piece)
-                file.write(piece)
-        if path.exists():
-            if hashlib.sha256(path.read_bytes()).digest() != digest.digest():
-                raise Stop(INVALID, f"{path} exists and is another file; name a folder with -o")
-        else:
-            partial.rename(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Write a whole file or none; raises CommandError if another one is there."""
+    digest = hashlib.sha256()
+    with partial_file(path) as file:
+        for piece in pieces:
+            digest.update(piece)
+            file.write(piece)
+        file.flush()
+        if not path.exists():
+            Path(file.name).rename(path)
+        elif hashlib.sha256(path.read_bytes()).digest() != digest.digest():
+            why = f"{path} exists and is another file; name a folder with -o"
+            raise CommandError(INVALID, why)
     return path.name
 
 
 if __name__ == "__main__":
-    serve("fetch", fetch, OK, ERROR, INVALID, NOT_FINISHED, NOT_FOUND)
+    run_command("fetch", fetch, NO_ACCESS, NOT_FINISHED, NOT_FOUND)

@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple, TypeVar
 
 import typer
 
-from deploy.command import Json, KeyFile, Yes, client, confirm, out, say, serve
-from deploy.ends import ERROR, INTERRUPTED, INVALID, NO_ACCESS, OK, UNCONFIRMED, Stop
-from job.figures import counted
+from deploy.app import client, confirm, run_command
+from deploy.exits import NO_ACCESS, UNCONFIRMED, CommandError
+from deploy.options import Json, KeyFile, Yes
+from deploy.output import log_line, print_json
+from job.show.format import counted
 
 if TYPE_CHECKING:
-    from deploy.runpod_api import Pod, RunPod
+    from deploy.runpod.client import RunPod
+    from deploy.runpod.models import Pod
+    from job.record.document import Contents
+    from job.store import Store
 
+Answer = TypeVar("Answer")
+AnyContents = TypeVar("AnyContents", bound="Contents")
 WATCH_SECONDS = 15.0
-"""How long a pod that seems dead is watched for a sign of life: clocks may be wrong."""
+"""How long a silent pod is watched for a sign of life: clocks may be wrong."""
 DEADLINE_SLACK = timedelta(minutes=3)
-"""In which a pod past its deadline may end itself."""
+"""After its deadline, for a pod to end itself."""
 
 
-class Doomed(NamedTuple):
-    """A pod that is to be ended, and why."""
+class Verdict(NamedTuple):
+    """A pod, and why it must end, or why nobody can tell."""
 
     pod: Pod
     why: str
@@ -32,58 +40,59 @@ def reap(
     stale_minutes: Annotated[
         float, typer.Option(min=0, help="Without a heartbeat for so long a pod counts as dead.")
     ] = 30.0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would end.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would end.")] = False,
     yes: Yes = False,
     as_json: Json = False,
     api_key_file: KeyFile = None,
 ) -> None:
     """End every pod of ours that should not live; leave all others of the account alone.
 
-    Ours have names with our prefix. One should not live whose run has a result or was cancelled,
-    which is past its deadline, which another pod has replaced, or whose run shows no sign of life.
+    Our pods' names have our prefix. A pod should not live if its run has a result or was
+    cancelled, if it is past its deadline or not running, if another pod has replaced it, or if its
+    run shows no sign of life.
 
-    A run's heartbeat is read from its own store, with this machine's credentials; where the store
+    A run's heartbeat is read from its own store, with this machine's credentials; if the store
     cannot be read only the deadline counts.
     """
     with client(api_key_file) as api:
         pods = api.pods()
-        doomed, unknown = _judged(pods, api.now(), timedelta(minutes=stale_minutes))
+        doomed, unknown = _judge(pods, api.now(), timedelta(minutes=stale_minutes))
         for pod, why in [*doomed, *unknown]:
-            say(f"{pod.name} ({pod.id}, ${pod.cost or 0:g}/h): {why}")
+            log_line(f"{pod.name} ({pod.id}, ${pod.cost or 0:g}/h): {why}")
         if doomed and not dry_run:
             confirm(f"End {counted(len(doomed), 'pod')}?", yes)
             _end(api, doomed)
     if as_json:
-        found = [{"pod_id": pod.id, "name": pod.name, "why": why} for pod, why in doomed]
+        listed = [{"pod_id": pod.id, "name": pod.name, "why": why} for pod, why in doomed]
         left = [{"pod_id": pod.id, "name": pod.name, "why": why} for pod, why in unknown]
         ended = [] if dry_run else [pod.id for pod, _ in doomed]
-        out({"found": found, "ended": ended, "not_judged": left})
+        print_json({"found": listed, "ended": ended, "not_judged": left})
     elif not doomed and not unknown:
-        say("no pod of ours is to be ended")
+        log_line("no pod of ours is to be ended")
     if unknown:
         why = f"{counted(len(unknown), 'pod')} of ours cannot be judged; see above"
-        raise Stop(UNCONFIRMED, why, unknown[0].pod.id)
+        raise CommandError(UNCONFIRMED, why, unknown[0].pod.id)
 
 
-def _end(api: RunPod, doomed: list[Doomed]) -> None:
-    """End them all, as far as they can be; raises Stop for the first that could not."""
-    from deploy.ending import end_pod
+def _end(api: RunPod, doomed: list[Verdict]) -> None:
+    """End all of them if possible; raises CommandError for the first that could not be ended."""
+    from deploy.runpod.terminate import end_pod
 
-    failed: list[Stop] = []
+    failures: list[CommandError] = []
     for pod, _ in doomed:
         try:
-            end_pod(api, pod.id, pod.name)
-            say(f"{pod.name} is gone")
-        except Stop as stop:
-            failed.append(stop)
-            say(str(stop))
-    if failed:
-        raise failed[0]
+            end_pod(api, pod.id, pod.name, seen=True)
+            log_line(f"{pod.name} is gone")
+        except CommandError as error:
+            failures.append(error)
+            log_line(str(error))
+    if failures:
+        raise failures[0]
 
 
-def _judged(pods: list[Pod], now: datetime, stale: timedelta) -> tuple[list[Doomed], list[Doomed]]:
-    """Of our pods those that are to be ended, and those of which that cannot be told."""
-    from deploy.book import PREFIX
+def _judge(pods: list[Pod], now: datetime, stale: timedelta) -> tuple[list[Verdict], list[Verdict]]:
+    """The pods of ours that are to be ended, and those that cannot be judged."""
+    from job.record.pods import PREFIX
 
     ours = [Case(pod) for pod in pods if pod.name.startswith(PREFIX)]
     sure = {case.pod.id: why for case in ours if (why := case.certain(now, pods))}
@@ -98,89 +107,119 @@ def _judged(pods: list[Pod], now: datetime, stale: timedelta) -> tuple[list[Doom
                 minutes = stale.total_seconds() / 60
                 sure[case.pod.id] = f"no sign of life for {minutes:g} min"
     unknown = [
-        Doomed(case.pod, "not ended: its store cannot be read, so nobody knows whether it lives")
+        Verdict(case.pod, "not ended: its store cannot be read, so it may be alive")
         for case in rest
         if case.pod.id not in sure and not case.readable
     ]
-    return [Doomed(case.pod, sure[case.pod.id]) for case in ours if case.pod.id in sure], unknown
+    unknown += [
+        Verdict(case.pod, "not ended: nothing but its name shows that evengrad rented it")
+        for case in rest
+        if case.pod.is_dead and not case.rented_here and case.readable
+    ]
+    return [Verdict(case.pod, sure[case.pod.id]) for case in ours if case.pod.id in sure], unknown
 
 
 class Case:
-    """A pod of ours, and what its run's store says of it."""
+    """A pod of ours, and what its run's store says about it."""
 
     def __init__(self, pod: Pod) -> None:
         self.pod = pod
         self.readable = True
-        """Whether all that was asked of the store was answered."""
-        told = pod.variables
-        self.store, self.deadline = told.get("EVENGRAD_STORE"), told.get("EVENGRAD_DEADLINE")
-        self.run = f"{told.get('EVENGRAD_NAME')}/{told.get('RUN_ID')}"
-        if not self.store or {"EVENGRAD_NAME", "RUN_ID"} - told.keys():
-            self._remember()
+        """True if the store has answered every question."""
+        variables = pod.variables
+        self.store = variables.get("EVENGRAD_STORE")
+        self.deadline = variables.get("EVENGRAD_DEADLINE")
+        self.run = f"{variables.get('EVENGRAD_NAME')}/{variables.get('RUN_ID')}"
+        self.rented_here = bool(self.store) and {"EVENGRAD_NAME", "RUN_ID"} <= variables.keys()
+        """True if its variables or a record of this machine show that evengrad rented it."""
+        if not self.rented_here:
+            self._read_local_record()
 
-    def _remember(self) -> None:
-        """What RunPod does not show of a pod, this machine's books may know."""
-        from deploy.book import remembered
+    def _read_local_record(self) -> None:
+        """Take from this machine's records what RunPod does not show of a pod."""
+        from deploy.runs.registry import local_records
 
-        for book in remembered():
-            if any(attempt.pod_name == self.pod.name for attempt in book.attempts):
-                self.store, self.run = book.store, book.run
-                self.deadline = book.deadline.isoformat()
+        for record in local_records():
+            if any(attempt.pod_name == self.pod.name for attempt in record.attempts):
+                self.store, self.run, self.rented_here = record.store, record.run, True
+                self.deadline = record.deadline.isoformat()
 
     def certain(self, now: datetime, pods: list[Pod]) -> str | None:
-        """Why the pod should not live, whatever its heartbeat says."""
-        from deploy.ending import DEAD
+        """Why the pod should not live, whatever its heartbeat says; else None."""
+        from job.record.cancel import is_cancelled
+        from job.record.result import Result
 
-        if self.pod.status in DEAD:
-            return f"it is {self.pod.status} and may still bill for its disk"
+        if self.pod.is_dead and self.rented_here:
+            return f"it is {self.pod.status} and may still cost money for its disk"
         deadline = _time(self.deadline)
         if deadline is not None and now > deadline + DEADLINE_SLACK:
             return f"past its deadline, {deadline:%Y-%m-%d %H:%M} UTC"
-        if result := self._document("result.json"):
-            return f"its run has ended: {result['reason']}"
-        if self._document("cancel.json"):
+        if result := self._read(Result):
+            return f"its run has ended: {result.reason}"
+        if self._ask(lambda store: is_cancelled(store, self.run)):
             return "its run was cancelled"
         return self._replaced({pod.id for pod in pods})
 
     def _replaced(self, alive: set[str]) -> str | None:
-        """Whether the run's book has closed this pod, or a later one has begun and is there."""
-        from deploy.book import read_book
+        """Why another pod has the run, or the submitter gave this one up; else None."""
+        from job.record.pods import PodsRecord
+        from job.record.status import Boots
 
-        book = read_book(self._document("pods.json"))
-        attempts = book.attempts if book else ()
+        record = self._read(PodsRecord)
+        attempts = record.attempts if record else ()
         mine = next((a for a in attempts if a.pod_name == self.pod.name), None)
         if mine is None:
             return None
-        last = (self._document("boots.json") or {}).get("pod")
+        boots = self._read(Boots)
+        last = boots.pod if boots else None
         if mine.ended is not None and last != self.pod.id:
             return f"its submitter had given it up: {mine.why}"
         later = {a.pod for a in attempts if a.number > mine.number} & alive
         return "a later pod has its run" if last in later else None
 
     def is_silent(self, now: datetime, stale: timedelta) -> bool:
-        """Whether it is old enough to have beaten, and its last heartbeat is old."""
-        if self.pod.created is not None and now - self.pod.created < stale:
+        """True if it is old enough to have a heartbeat, and its last one is old."""
+        from job.record.status import Status
+
+        created = self.pod.created or self._intended()
+        if created is not None and now - created < stale:
             return False
-        status = self._document("status.json")
-        beat = _time((status or {}).get("heartbeat"))
+        status = self._read(Status)
+        beat = status.written_at if status else None
         return self.readable and (beat is None or now - beat > stale)
 
-    def pulse(self) -> tuple[object, ...] | None:
-        """What a living run changes every few seconds; None where the store does not say."""
-        documents = [self._document(n) for n in ("lease.json", "status.json", "boots.json")]
-        nonces = tuple(document and document.get("nonce") for document in documents)
-        return nonces if self.readable else None
+    def _intended(self) -> datetime | None:
+        """When the pod was about to be asked for; None if no record says so."""
+        from job.record.pods import PodsRecord
 
-    def _document(self, name: str) -> dict[str, object] | None:
-        """One of the run's documents; None where there is none, or where that cannot be told."""
-        from job.document import Damaged
-        from job.faults import InputError
-        from job.history import read_document
-        from job.store import StoreError, open_store
+        record = self._read(PodsRecord)
+        attempts = record.attempts if record else ()
+        return next((a.intended for a in attempts if a.pod_name == self.pod.name), None)
+
+    def pulse(self) -> tuple[object, ...] | None:
+        """What a living run changes every few seconds; None if the store does not answer."""
+        from job.record.lease import LeaseRecord
+        from job.record.status import Boots, Status
+
+        etags = [self._etag(kind.key(self.run)) for kind in (LeaseRecord, Status, Boots)]
+        return tuple(etags) if self.readable else None
+
+    def _etag(self, key: str) -> str | None:
+        return self._ask(lambda store: store.get(key).etag)
+
+    def _read(self, kind: type[AnyContents]) -> AnyContents | None:
+        """A document of the run; None if there is none, or if it cannot be read."""
+        return self._ask(lambda store: kind.read(store, self.run))
+
+    def _ask(self, question: Callable[[Store], Answer]) -> Answer | None:
+        """The store's answer; None for what is missing or damaged, or if it cannot be asked."""
+        from job.errors import InputError
+        from job.record.document import Damaged
+        from job.store import Missing, StoreError, open_store
 
         try:
-            return read_document(open_store(self.store or ""), self.run, name)
-        except Damaged:
+            return question(open_store(self.store or ""))
+        except (Damaged, Missing):
             return None
         except (StoreError, InputError, ValueError):
             self.readable = False
@@ -195,4 +234,4 @@ def _time(text: object) -> datetime | None:
 
 
 if __name__ == "__main__":
-    serve("reap", reap, OK, ERROR, INVALID, NO_ACCESS, UNCONFIRMED, INTERRUPTED)
+    run_command("reap", reap, NO_ACCESS, UNCONFIRMED)

@@ -1,4 +1,4 @@
-"""`python -m deploy.report RUN...`: a page to look at, of one run or of several side by side."""
+"""`python -m deploy.report RUN...`: a page about one run, or about several side by side."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from typing import Annotated
 
 import typer
 
-from deploy.command import Json, StoreUrl, out, say, serve
-from deploy.ends import ERROR, INVALID, NO_ACCESS, NOT_FOUND, OK, Stop
+from deploy.app import run_command
+from deploy.exits import INVALID, NO_ACCESS, NOT_FOUND, CommandError
+from deploy.options import Json, StoreUrl
+from deploy.output import log_line, partial_file, print_json
 
 STDOUT = Path("-")
 HEAD = 1000
-"""Bytes within which a report says that it is one."""
+"""Bytes within which a report has the mark of one."""
 
 
 def report(
@@ -27,60 +29,59 @@ def report(
     store: StoreUrl = None,
     as_json: Json = False,
 ) -> None:
-    """Write runs as one HTML file that needs nothing but a browser; several are laid over another.
+    """Write runs as one HTML file that needs only a browser; several runs share each chart.
 
-    A file that is there is replaced only if it is a report.
+    An existing file is replaced only if it is a report.
     """
-    from deploy.find import find
-    from job.report import report as render
+    from deploy.runs.locate import locate
+    from job.report.page import report as render
     from job.store import Missing, open_store
 
     _check(to, as_json)
-    found = [find(run, store) for run in dict.fromkeys(runs)]
+    refs = [locate(run, store) for run in dict.fromkeys(runs)]
     try:
-        page = render([(open_store(each.store), each.run) for each in found])
+        page = render([(open_store(ref.store), ref.run) for ref in refs])
     except Missing as missing:
-        raise Stop(NOT_FOUND, f"{missing}, or it has told nothing yet") from missing
+        raise CommandError(NOT_FOUND, f"{missing}, or it has no event yet") from missing
     if to == STDOUT:
         print(page)
         return
     size = _write(to, page)
     if as_json:
-        out({"file": str(to), "bytes": size, "runs": [each.run for each in found]})
+        print_json({"file": str(to), "bytes": size, "runs": [ref.run for ref in refs]})
     else:
-        say(f"{', '.join(each.run for each in found)}: {to}, {size / 1e6:.1f} MB")
+        log_line(f"{', '.join(ref.run for ref in refs)}: {to}, {size / 1e6:.1f} MB")
 
 
 def _check(path: Path, as_json: bool) -> None:
-    """Raises Stop where something else than a report is there, or nothing can be."""
-    from job.report import MARK
+    """Raises CommandError if the file is there and no report, or cannot be written."""
+    from job.report.page import MARK
 
     if path == STDOUT:
         if as_json:
             why = "-o -: found --json beside it; stdout has room for one; name a file"
-            raise Stop(INVALID, why)
+            raise CommandError(INVALID, why)
         return
     if not path.parent.is_dir():
         why = f"-o {path}: found no folder {path.parent}; it must exist; make it or name another"
-        raise Stop(INVALID, why)
+        raise CommandError(INVALID, why)
     if path.is_dir():
-        raise Stop(INVALID, f"-o {path}: found a folder; it must be a file; name one in it")
+        raise CommandError(INVALID, f"-o {path}: found a folder; it must be a file; name one in it")
     with suppress(FileNotFoundError), path.open("rb") as file:
         if MARK.encode() not in file.read(HEAD):
             why = f"-o {path}: found another file; only a report is replaced; name another"
-            raise Stop(INVALID, why)
+            raise CommandError(INVALID, why)
 
 
 def _write(path: Path, page: str) -> int:
-    """The whole file or none; returns its bytes."""
-    partial, data = path.with_name(f".{path.name}.part"), page.encode()
-    try:
-        partial.write_bytes(data)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Write the whole file or none; returns its size in bytes."""
+    data = page.encode()
+    with partial_file(path) as file:
+        file.write(data)
+        file.flush()
+        Path(file.name).replace(path)
     return len(data)
 
 
 if __name__ == "__main__":
-    serve("report", report, OK, ERROR, INVALID, NO_ACCESS, NOT_FOUND)
+    run_command("report", report, NO_ACCESS, NOT_FOUND)

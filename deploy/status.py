@@ -1,4 +1,4 @@
-"""`python -m deploy.status RUN`: where a run is."""
+"""`python -m deploy.status RUN`: the state of a run."""
 
 from __future__ import annotations
 
@@ -6,41 +6,42 @@ from datetime import UTC, datetime
 
 import typer
 
-from deploy.command import Json, KeyFile, RunName, StoreUrl, out, pods_if_any, serve
-from deploy.ends import (
+from deploy.app import list_pods, run_command
+from deploy.exits import (
     CANCELLED,
     DEADLINE,
-    ERROR,
-    FAILED,
     GATES_FAILED,
-    INVALID,
+    JOB_FAILED,
+    LOST,
+    NO_ACCESS,
     NOT_FINISHED,
     NOT_FOUND,
-    OK,
 )
+from deploy.options import Json, KeyFile, RunName, StoreUrl
+from deploy.output import print_json
 
 
 def status(
     run: RunName, store: StoreUrl = None, as_json: Json = False, api_key_file: KeyFile = None
 ) -> None:
-    """Say where a run is: its state, progress, losses and cost so far.
+    """Print the state of a run: its progress, losses and cost so far.
 
-    Works from the store; with a key RunPod is asked for its pod, too.
+    Reads the store; with a key, RunPod is asked for its pod as well.
     """
-    from deploy.find import find
-    from deploy.state import read_state
-    from deploy.states_shown import print_states
+    from deploy.runs.locate import locate
+    from deploy.runs.state import read_state
+    from deploy.runs.table import print_states
 
-    state = read_state(find(run, store), datetime.now(UTC), pods_if_any(api_key_file))
+    state = read_state(locate(run, store), datetime.now(UTC), list_pods(api_key_file))
     if as_json:
-        out(state.model_dump())
+        print_json(state.model_dump())
     else:
         print_states([state])
     raise typer.Exit(state.exit_code)
 
 
 if __name__ == "__main__":
-    serve(
-        *("status", status, OK, ERROR, INVALID, FAILED, NOT_FINISHED, NOT_FOUND),
-        *(CANCELLED, DEADLINE, GATES_FAILED),
+    run_command(
+        *("status", status, NO_ACCESS, JOB_FAILED, NOT_FINISHED, NOT_FOUND, CANCELLED, DEADLINE),
+        *(LOST, GATES_FAILED),
     )

@@ -7,16 +7,21 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from job.store import Store, open_store
-from tests import runs
-from tests.light import container
-from tests.nursery import Nursery
-from tests.proxy import Proxy, proxied
-from tests.renting import Renting, renting
-from tests.runpod_process import supervisor
-from tests.seaweed import BUCKET, Server, shared_seaweed
+from tests.runpod.process import supervisor
+from tests.support import runs
+from tests.support.faulty_proxy import Proxy, proxied
+from tests.support.light_trainer import container
+from tests.support.s3_server import BUCKET, Server, shared_seaweed
+from tests.support.simulated_user import Renting, renting
+from tests.support.warm_process import Nursery
+
+# The same examples every time: a verdict depends on the code alone.
+hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("same")
 
 
 @pytest.fixture(scope="session")

@@ -31,16 +31,18 @@ from rich.table import Table
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
-from job import balance, spec
-from job.checkpoint import Facts, Publisher
-from job.head import Head, HeadDocument
-from job.model import Jade
-from job.optimizer import build
-from job.step import Stepper
+from job import spec
+from job.balance.build import build_balancer
+from job.checkpoint.writer import CheckpointInfo, CheckpointWriter
+from job.model.losses import TaskLoss
+from job.record.run_index import RunIndex, RunIndexStore
 from job.store import Store, open_store
-from job.tasks import TaskLoss
-from tests.bench.ledger import FEATURES, Problem
-from tests.seaweed import BUCKET, seaweed
+from job.train.gradients.ownership import ownership
+from job.train.step import Stepper
+from job.train.updates.optimizer import build_optimizer
+from tests.bench.ledger import BARS, FEATURES, Problem
+from tests.support.nets import built_in
+from tests.support.s3_server import BUCKET, seaweed
 
 LAYERS = 24
 TO_MEMCPY, MORE_SECONDS, TO_SYNCHRONOUS, TO_TRAINING = 2.0, 0.002, 0.02, 0.05
@@ -56,20 +58,20 @@ def state_of(megabytes: float) -> dict[str, Tensor]:
     return {name.format(k): torch.randn(size) for k in range(LAYERS) for name in names}
 
 
-def facts(step: int) -> Facts:
-    return Facts(step=step, epoch=1, spec_hash="", version="", next_seq=1, score=None)
+def facts(step: int) -> CheckpointInfo:
+    return CheckpointInfo(step=step, epoch=1, spec_hash="", version="", next_seq=1, score=None)
 
 
 class Beside:
     """A publisher and what it tells of its flights."""
 
     def __init__(self, store: Store, run: str, state: dict[str, Tensor]) -> None:
-        head = HeadDocument(store, run, fenced=True)
-        head.write(Head(epoch=1, spec_hash=""))
+        head = RunIndexStore(store, run, fenced=True)
+        head.write(RunIndex(epoch=1, spec_hash=""))
         self.state, self.step = state, 0
         self.landed: list[float] = []
         """Seconds from being taken to being durable and verified."""
-        self.publisher = Publisher(
+        self.publisher = CheckpointWriter(
             store,
             run,
             head,
@@ -147,14 +149,14 @@ def stalls(store: Store, megabytes: float, rounds: int, folder: Path) -> Stalls:
 def _while_flying(beside: Beside) -> list[float]:
     """Saves at four instants spread over the flight of the one just taken."""
     pause = statistics.median(beside.landed) / 5
-    found = []
+    waits = []
     for _ in range(4):
         time.sleep(pause)
         if beside.publisher.settle(0):
             break
-        found.append(beside.take())
+        waits.append(beside.take())
     beside.settle()
-    return found
+    return waits
 
 
 def _memcpy(state: dict[str, Tensor]) -> Timed:
@@ -247,11 +249,12 @@ def trainer() -> Callable[[], object]:
     """A training step of the real job at batch 32."""
     problem = Problem(4, 32, torch.device("cpu"))
     names = [task.name for task in problem.tasks]
-    model = Jade(spec.Jade(), FEATURES, problem.tasks)
-    balancer = balance.make(spec.Fixed(), names, [1] * len(names))
-    stepper = Stepper(model, [TaskLoss(task) for task in problem.tasks], balancer)
-    optimizer = build(spec.AdamW(), spec.Fixed(), stepper)
-    return lambda: stepper(problem.features, problem.targets, optimizer)
+    model = built_in(spec.Lstm(), problem.tasks, BARS, FEATURES)
+    balancer = build_balancer(spec.Fixed(), names, [1] * len(names))
+    losses = [TaskLoss(task) for task in problem.tasks]
+    stepper = Stepper(model, ownership(model, problem.inputs), losses, balancer)
+    optimizer = build_optimizer(spec.AdamW(), spec.Fixed(), stepper)
+    return lambda: stepper(problem.inputs, problem.targets, optimizer)
 
 
 def train(step: Callable[[], object], count: int, beside: Beside | None = None) -> float:

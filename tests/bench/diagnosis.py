@@ -1,4 +1,4 @@
-"""What the diagnosis finds of what was planted: a confusion table over domains and seeds.
+"""The diagnosis on planted faults: a confusion table over domains and seeds.
 
 python -m tests.bench.diagnosis --seeds 8 --workers 2
 """
@@ -13,19 +13,19 @@ from typing import get_args
 
 import torch
 
-from job.data import load
-from job.diagnose import diagnose
-from job.finding import Mechanism
-from job.read_spec import read_spec
-from tests.command import ROOT
-from tests.planted import DOMAINS, FAULTS, HEALTHY, planted
+from job.data.dataset import load
+from job.diagnose.case import Mechanism
+from job.diagnose.diagnose import diagnose
+from job.spec.read import read_spec
+from tests.support.command import ROOT
+from tests.support.planted_faults import DOMAINS, FAULTS, HEALTHY, planted
 
 SHIPPED = {"spec.json": "healthy", "docker/failing.json": "failing"}
 MECHANISMS = get_args(Mechanism)
 
 
 def main() -> None:
-    """Print the table: rows what was planted, columns what was found, in how many of the runs."""
+    """Print a table: a row for each planted fault, a column for each mechanism, counts of runs."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--seeds", type=int, default=8)
     options.add_argument("--workers", type=int, default=1)
@@ -35,7 +35,7 @@ def main() -> None:
     jobs = [(*problem, seed) for problem in problems for seed in range(asked.seeds)]
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(asked.workers, spawn, torch.set_num_threads, (1,)) as pool:
-        results = list(pool.map(_found, *zip(*jobs, strict=True)))
+        results = list(pool.map(_mechanisms, *zip(*jobs, strict=True)))
     print("| domain | planted | right | " + " | ".join(m.replace("_", " ") for m in MECHANISMS))
     print("|---|---|---|" + "---|" * len(MECHANISMS))
     for domain, name in problems:
@@ -46,22 +46,22 @@ def main() -> None:
         print(f"| {domain} | {name.replace('_', ' ')} | {right}/{len(rows)} | {cells} |")
 
 
-def _found(domain: str, name: str, seed: int) -> set[str]:
+def _mechanisms(domain: str, name: str, seed: int) -> set[str]:
     if domain == "bars":
         path = ROOT / name
         spec = read_spec(path).model_copy(update={"seed": seed})
-        found = diagnose(spec, load(spec, path.parent)).findings
+        findings = diagnose(spec, load(spec, path.parent)).findings
     else:
-        found = planted(domain, name, seed).diagnose(seed).findings
-    return {finding.mechanism for finding in found}
+        findings = planted(domain, name, seed).diagnose(seed).findings
+    return {finding.mechanism for finding in findings}
 
 
-def _is_right(name: str, found: set[str]) -> bool:
+def _is_right(name: str, findings: set[str]) -> bool:
     if name in HEALTHY or name == "spec.json":
-        return not found
+        return not findings
     if name in FAULTS:
-        return FAULTS[name].mechanism in found
-    return found >= {"travel_budget", "saturated_loss", "starved"}
+        return FAULTS[name].mechanism in findings
+    return findings >= {"travel_budget", "saturated_loss", "starved"}
 
 
 if __name__ == "__main__":

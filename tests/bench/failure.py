@@ -2,9 +2,9 @@
 
     python -m tests.bench.failure [--seeds 8] [--first 0] [--workers 2] [--rows PATTERN]
 
-Every row is docker/failing.json or spec.json with a few values edited, trained on the same seeds;
-the table is markdown. PATTERN is of a shell and chooses rows by name; the failing trainer, which
-the others are measured against, is always among them.
+Every row is docker/failing.json or docker/mended.json with a few values edited, trained on the same
+seeds; the table is markdown. PATTERN is of a shell and chooses rows by name; the failing trainer,
+which the others are measured against, is always among them.
 """
 
 from __future__ import annotations
@@ -13,15 +13,17 @@ import argparse
 import copy
 import fnmatch
 import json
+import math
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from job.compare import Outcome, Variant, compare
+from job.compare.outcome import Outcome
+from job.compare.runs import Variant, compare
 from job.events import EpochTask
-from job.read_spec import parse_spec
+from job.spec.read import parse_spec
 
 ROOT = Path(__file__).parents[2]
 STARVED, FED = "countdown", "pointers"
@@ -109,7 +111,7 @@ OF_DEFAULT: dict[str, Edits] = {
 
 def rows(pattern: str, seed: int) -> list[Variant]:
     """The failing trainer, and the rows whose names match; `seed` is the first of the seeds."""
-    bases = (("docker/failing.json", OF_FAILING), ("spec.json", OF_DEFAULT))
+    bases = (("docker/failing.json", OF_FAILING), ("docker/mended.json", OF_DEFAULT))
     return [
         variant(name, ROOT / path, edits | {"seed": seed})
         for path, family in bases
@@ -160,16 +162,20 @@ def _cells(row: list[Outcome], failing: list[Outcome]) -> list[str]:
         return ["; ".join(failed)] + [""] * (len(COLUMNS) - 2)
     last = [run.epochs[-1].tasks[STARVED] for run in row]
     early = [run.epochs[EARLY - 1].tasks[STARVED].drop for run in row]
-    skills = [task.skill for task in last]
+    skills = [_or_nan(task.skill) for task in last]
     return [
         _spread(early),
         _spread([task.drop for task in last]),
         _count(drop > ACCEPTED for drop in early),
         *_others(row, failing),
-        f"{_spread(skills)} [{_spread([task.val_skill for task in last])}]",
+        f"{_spread(skills)} [{_spread([_or_nan(task.val_skill) for task in last])}]",
         _count(skill > 0 for skill in skills),
         f"{_ratio(row, lambda t: t.head_pull)}; {_ratio(row, lambda t: t.pull)}",
     ]
+
+
+def _or_nan(skill: float | None) -> float:
+    return math.nan if skill is None else skill
 
 
 def _others(row: list[Outcome], failing: list[Outcome]) -> tuple[str, str]:

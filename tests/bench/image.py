@@ -23,13 +23,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.command import ROOT
+from tests.support.command import ROOT
 
 NAIVE = """
 FROM python:3.11-slim-bookworm
 COPY . /app
 WORKDIR /app
-RUN --mount=type=cache,target=/root/.cache pip install -c constraints.txt torch==2.13.0 '.[torchjd]'
+RUN --mount=type=cache,target=/root/.cache \\
+    pip install --no-deps -r requirements.lock && pip install torch==2.13.0
 ENTRYPOINT ["python", "-m", "job.supervise"]
 """
 LAYERED, ONE = "evengrad:bench", "evengrad:bench-naive"

@@ -1,6 +1,6 @@
 """What the gradient ledger costs: a training step beside its plain weighted sum and its peers.
 
-    python -m tests.bench.ledger [--rounds 30] [--threads N] [--device cuda] [--quick]
+    python -m tests.bench.ledger [--rounds 30] [--threads N] [--device cuda] [--quick | --labels]
 
 All sides of a column run in one process on the same batch, each with its own copy of one network,
 in an order that turns with every round. A figure is the median over the rounds of a side's time
@@ -12,6 +12,7 @@ checked to be what its name says.
 from __future__ import annotations
 
 import argparse
+import copy
 import statistics
 import time
 from collections.abc import Sequence
@@ -23,11 +24,16 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from job import balance, spec
-from job.device import settle
-from job.model import Jade, StepHead
-from job.step import Stepper
-from job.tasks import TaskLoss, mean_loss
+from job import spec
+from job.balance.build import build_balancer
+from job.distributed.device import prepare_device
+from job.model.built_in import BuiltIn
+from job.model.heads import StepHead
+from job.model.losses import TaskLoss
+from job.model.losses.element_losses import mean_loss
+from job.train.gradients.ownership import ownership
+from job.train.step import Stepper
+from tests.support.nets import built_in
 
 BARS, FEATURES = 105, 12
 FOUR = [
@@ -39,7 +45,10 @@ FOUR = [
 CASES = {(4, 32): 1.05, (4, 256): 1.05, (32, 32): 1.15, (32, 256): 1.15}
 """Tasks and batch size, and the most that `evengrad, fixed` may cost."""
 PLAIN, AGAIN, FIXED = "plain weighted sum", "plain weighted sum, again", "evengrad, fixed"
+FIXED_AGAIN = "evengrad, fixed, again"
 SEPARATE, MTL = "K separate backwards", "torchjd mtl_backward, UPGrad"
+HALF = "evengrad, fixed, half of the labels"
+WEIGHED = "evengrad, fixed, half of the labels, weights"
 WARM_UP = 3
 
 
@@ -49,9 +58,20 @@ class Problem:
     def __init__(self, count: int, batch: int, device: torch.device) -> None:
         torch.manual_seed(0)
         self.tasks = [_task(i) for i in range(count)]
-        self.features = torch.randn(batch, BARS, FEATURES, device=device)
+        self.inputs = {"features": torch.randn(batch, BARS, FEATURES, device=device)}
         self.targets = [_target(task, batch).to(device) for task in self.tasks]
         self.device = device
+
+    def halved(self, **more: Any) -> Problem:
+        """The same without half of the labels, and with more fields of the tasks."""
+        half = copy.copy(self)
+        update = {"missing": "skip", **more}
+        half.tasks = [task.model_copy(update=update) for task in self.tasks]
+        half.targets = [
+            torch.where(torch.rand(y.shape, device=y.device) < 0.5, _missing(y), y)
+            for y in self.targets
+        ]
+        return half
 
     def losses(self, outputs: Sequence[Tensor]) -> list[Tensor]:
         rows = zip(self.tasks, outputs, self.targets, strict=True)
@@ -64,6 +84,10 @@ def _task(i: int) -> spec.Task:
     return spec.Task.model_validate(
         {"name": f"{name}_{i // 4}", "level": level, "outputs": outputs, "loss": loss}
     )
+
+
+def _missing(target: Tensor) -> float:
+    return torch.nan if target.is_floating_point() else -1
 
 
 def _target(task: spec.Task, batch: int) -> Tensor:
@@ -84,7 +108,7 @@ class Side:
     def __init__(self, problem: Problem) -> None:
         torch.manual_seed(0)
         self.problem = problem
-        self.model = Jade(spec.Jade(), FEATURES, problem.tasks).to(problem.device)
+        self.model = built_in(spec.Lstm(), problem.tasks, BARS, FEATURES).to(problem.device)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), 1e-3, fused=True)
         self.shared = list(self.model.trunk.parameters())
 
@@ -105,11 +129,11 @@ class Plain(Side):
         self.weights = torch.ones(len(problem.tasks), device=problem.device)
 
     def backward(self) -> None:
-        losses = self.problem.losses(self.model(self.problem.features))
+        losses = self.problem.losses(self.model(self.problem.inputs))
         (torch.stack(losses) * self.weights).sum().backward()
 
 
-def apart(model: Jade, z: Tensor) -> list[Tensor]:
+def apart(model: BuiltIn, z: Tensor) -> list[Tensor]:
     """The model's outputs, no two heads in one product: what is best for one backward per task."""
     rows = iter([head.rows(len(z)) for head in model.step_heads])
     pooled = z.mean(1)
@@ -125,7 +149,7 @@ class Separate(Side):
     """One backward per task, for the norms of their gradients on the shared parameters."""
 
     def backward(self) -> None:
-        losses = self.problem.losses(apart(self.model, self.model.trunk(self.problem.features)))
+        losses = self.problem.losses(apart(self.model, self.model.represent(self.problem.inputs)))
         for loss, head in zip(losses, self.model.heads, strict=True):
             parameters = [*self.shared, *head.parameters()]
             grads = torch.autograd.grad(loss, parameters, retain_graph=loss is not losses[-1])
@@ -146,7 +170,7 @@ class MtlBackward(Side):
     def backward(self) -> None:
         from torchjd.autojac import jac_to_grad, mtl_backward
 
-        z = self.model.trunk(self.problem.features)
+        z = self.model.represent(self.problem.inputs)
         losses = self.problem.losses(apart(self.model, z))
         mtl_backward(losses, features=z, parallel_chunk_size=1)  # LSTMs have no batched backward
         jac_to_grad(self.shared, self.aggregator)
@@ -159,17 +183,21 @@ class Evengrad(Side):
         super().__init__(problem)
         chosen: spec.Balance = TypeAdapter(spec.Balance).validate_python(section)
         tasks = problem.tasks
-        balancer = balance.make(chosen, [task.name for task in tasks], [1] * len(tasks))
+        balancer = build_balancer(chosen, [task.name for task in tasks], [1] * len(tasks))
         losses = [TaskLoss(task) for task in tasks]
-        self.stepper = Stepper(self.model, losses, balancer).to(problem.device)
+        known = ownership(self.model, problem.inputs)
+        self.stepper = Stepper(self.model, known, losses, balancer).to(problem.device)
+        given = torch.rand(len(problem.targets[0]), device=problem.device)
+        self.of_samples = [given if task.sample_weight else None for task in tasks]
 
     def step(self) -> None:
-        self.stepper(self.problem.features, self.problem.targets, self.optimizer)
+        problem = self.problem
+        self.stepper(problem.inputs, problem.targets, self.optimizer, of_samples=self.of_samples)
 
 
 def sides(problem: Problem, peers: bool) -> dict[str, Side]:
     """The steps to compare."""
-    found: dict[str, Side] = {
+    compared: dict[str, Side] = {
         PLAIN: Plain(problem),
         AGAIN: Plain(problem),
         FIXED: Evengrad(problem, {"kind": "fixed"}),
@@ -177,8 +205,20 @@ def sides(problem: Problem, peers: bool) -> dict[str, Side]:
         "evengrad, torchjd UPGrad": Evengrad(problem, {"kind": "torchjd", "method": "UPGrad"}),
     }
     if peers:
-        found |= {SEPARATE: Separate(problem), MTL: MtlBackward(problem)}
-    return found
+        compared |= {SEPARATE: Separate(problem), MTL: MtlBackward(problem)}
+    return compared
+
+
+def label_sides(problem: Problem) -> dict[str, Side]:
+    """Steps with all labels and with half of them."""
+    fixed = {"kind": "fixed"}
+    return {
+        PLAIN: Plain(problem),
+        FIXED: Evengrad(problem, fixed),
+        FIXED_AGAIN: Evengrad(problem, fixed),
+        HALF: Evengrad(problem.halved(), fixed),
+        WEIGHED: Evengrad(problem.halved(sample_weight="w"), fixed),
+    }
 
 
 # --- what the sides compute -------------------------------------------------------------------
@@ -212,15 +252,15 @@ def _upgrad(side: Side) -> list[Tensor]:
     from torchjd.aggregation import UPGrad
 
     torch.manual_seed(1)
-    losses = side.problem.losses(side.model(side.problem.features))
+    losses = side.problem.losses(side.model(side.problem.inputs))
     rows = [torch.autograd.grad(loss, side.shared, retain_graph=True) for loss in losses]
     jacobian = torch.stack([torch.cat([g.flatten() for g in row]) for row in rows])
     combined = UPGrad()(jacobian).split([p.numel() for p in side.shared])
     return [part.view_as(p) for part, p in zip(combined, side.shared, strict=True)]
 
 
-def _assert_equal(name: str, found: list[Tensor], expected: list[Tensor]) -> None:
-    for mine, theirs in zip(found, expected, strict=True):
+def _assert_equal(name: str, compared: list[Tensor], expected: list[Tensor]) -> None:
+    for mine, theirs in zip(compared, expected, strict=True):
         gap = (mine - theirs).norm() / theirs.norm()
         assert gap < 1e-3, f"{name}: a gradient differs by {gap:.1e} of its norm"
 
@@ -237,18 +277,22 @@ class Column(NamedTuple):
     """Median seconds of the plain sum."""
 
 
-def measure(compared: dict[str, Side], rounds: int, cuda: bool) -> Column:
-    """Time every side once a round, the order turned by one from round to round."""
+def measure(compared: dict[str, Side], rounds: int, cuda: bool, cpu_time: bool = False) -> Column:
+    """Time every side once a round, the order turned by one from round to round.
+
+    cpu_time: of this thread, for the time that other processes take does not count then.
+    """
+    clock = time.thread_time if cpu_time else time.perf_counter
     names = list(compared)
     taken: list[dict[str, float]] = []
     for i in range(WARM_UP + rounds):
         times = {}
         for name in names[i % len(names) :] + names[: i % len(names)]:
-            begun = time.perf_counter()
+            begun = clock()
             compared[name].step()
             if cuda:
                 torch.cuda.synchronize()
-            times[name] = time.perf_counter() - begun
+            times[name] = clock() - begun
         taken.append(times)
     taken = taken[WARM_UP:]
     ratios = {name: statistics.median(t[name] / t[PLAIN] for t in taken) for name in names}
@@ -278,16 +322,23 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="CPU threads; torch's choice if left out")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--quick", action="store_true", help="without the peers")
+    parser.add_argument(
+        "--labels", action="store_true", help="missing labels and weights, K = 4; CPU time"
+    )
     options = parser.parse_args()
     train = {"epochs": 1, "batch_size": 1, "device": options.device, "threads": options.threads}
-    device = settle(spec.Train.model_validate(train))
+    device = prepare_device(spec.Train.model_validate(train))
     columns = {}
     for count, batch in CASES:
+        if options.labels and count > 4:
+            continue
         # At K = 32 the peers take seconds a step and tell nothing new.
-        compared = sides(Problem(count, batch, device), peers=count == 4 and not options.quick)
+        problem, peers = Problem(count, batch, device), count == 4 and not options.quick
+        compared = label_sides(problem) if options.labels else sides(problem, peers)
         check(compared)
         rounds = options.rounds * (4 if batch == 32 else 1)
-        columns[count, batch] = measure(compared, rounds, device.type == "cuda")
+        cpu_time = options.labels and device.type == "cpu"
+        columns[count, batch] = measure(compared, rounds, device.type == "cuda", cpu_time)
     title = (
         f"one training step on {device.type} ({torch.get_num_threads()} threads), as a ratio to "
         f"the plain weighted sum"

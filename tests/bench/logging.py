@@ -28,12 +28,12 @@ from rich.console import Console
 from rich.table import Table
 
 from job import spec
-from job.device import settle
-from job.journal import Journal, Line
-from job.ledger import Ledger
-from job.live import Live
+from job.distributed.device import prepare_device
+from job.events.log import EventLog, Line
+from job.show.live import Live
+from job.train.ledger import Ledger
 from tests.bench.ledger import Evengrad, Problem
-from tests.recorded import STEPS, Recorded
+from tests.support.fake_history import STEPS, Recorded
 
 BATCH, LIMIT, SHOWN_LIMIT = 32, 0.02, 0.01
 EVERY = spec.Log().every
@@ -62,10 +62,10 @@ def blocks(
     problem = Problem(count, BATCH, device)
     side = Evengrad(problem, {"kind": "fixed"})
     ledger = Ledger([task.name for task in problem.tasks])
-    told: list[tuple[Line, str]] = []
-    journal = Journal(
+    written: list[tuple[Line, str]] = []
+    journal = EventLog(
         "bench",
-        [lambda _, line: print(line, file=file, flush=True), lambda *event: told.append(event)],
+        [lambda _, line: print(line, file=file, flush=True), lambda *event: written.append(event)],
     )
     screen(Recorded(*ledger.tasks, epochs=steps // STEPS).begin(), "")
     clock = time.perf_counter
@@ -73,7 +73,7 @@ def blocks(
         stepped = collected = 0.0
         for step in range(first, first + EVERY):
             begun = clock()
-            measured = side.stepper(problem.features, problem.targets, side.optimizer)
+            measured = side.stepper(problem.inputs, problem.targets, side.optimizer)
             stepped += clock() - begun
             begun = clock()
             ledger.collect(step, 1, 1e-3, measured)
@@ -86,14 +86,14 @@ def blocks(
             journal.emit(event)
         emitted = clock() - begun
         begun = clock()
-        for line, text in told:
+        for line, text in written:
             screen(line, text)
         painted = clock() - begun
         begun = clock()
-        for _, text in told:
+        for _, text in written:
             print(text, file=plain, flush=True)
         parts = (stepped, collected, fetched, emitted, painted, clock() - begun)
-        told.clear()
+        written.clear()
         yield Block(*(x / EVERY for x in parts))
 
 
@@ -121,7 +121,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="CPU threads; torch's choice if left out")
     options = parser.parse_args()
     train = {"epochs": 1, "batch_size": 1, "device": "cpu", "threads": options.threads}
-    device = settle(spec.Train.model_validate(train))
+    device = prepare_device(spec.Train.model_validate(train))
     threads = torch.get_num_threads()
     table = Table(title=f"the record of a training step, {threads} threads", title_justify="left")
     for column in ("tasks", "step, ms", "collect, µs", "fetch, µs", "emit, µs", "line, bytes"):

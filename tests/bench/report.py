@@ -1,11 +1,11 @@
-"""What the record of a long run costs those who look at it: the report, and the last lines.
+"""What reading the record of a long run costs: the report, and the last lines.
 
     python -m tests.bench.report [--steps 200000] [--tasks 32] [--repeats 5]
 
-A run of that many steps that nobody trained lies in a store that is a directory; about 5.5 kB a
-step, so the default needs 1.1 GB of disk for a while. Rendering is what the job does at its end and
-`deploy.report` at any time; opening is from the file to a page that is drawn and answers, in a
-headless chromium; `logs` is a process of its own. Medians.
+A made-up run of so many steps is stored in a directory: about 5.5 kB a step, so the default needs
+1.1 GB of disk for a while. The job renders the report at its end, `deploy.report` at any time;
+opening it ends when a headless chromium has drawn the page and answers; `logs` is a process of its
+own. Medians.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from job.report import report
-from job.store_directory import DirectoryStore
-from tests.browser import browser
-from tests.long_run import long_run, spec_of, store_events
+from job.report.page import report
+from job.store.directory import DirectoryStore
+from tests.support.browser import browser
+from tests.support.long_run import long_run, spec_of, store_events
 
 RUN = "long/r"
 
 
 def seconds(act: Callable[[], object], repeats: int) -> float:
-    """Of one act, by the wall; the median."""
+    """Wall-clock seconds of an act, the median."""
     taken = []
     for _ in range(repeats):
         begun = time.perf_counter()

@@ -1,0 +1,1 @@
+"""What will be rented, run and paid: pure values, built before anything is sent."""

@@ -1,0 +1,1 @@
+"""Balancers: weights of the tasks, from losses and the Gram matrix of their gradients."""

@@ -1,0 +1,1 @@
+"""Checkpoints: a snapshot of the state, its writer and its reader."""

@@ -1,0 +1,1 @@
+"""The commands of `python -m job`, one a file."""

@@ -1,0 +1,127 @@
+"""`python -m job diagnose`."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from job.cli.arguments import Json, Spec
+from job.errors import Fault, InputError
+from job.exit_codes import FAILED, FINDINGS, PASSED
+from job.spec import patch
+from job.spec.patch import Edit, applied
+from job.spec.read import parse_spec, read_text, with_digests
+
+
+def diagnose(
+    spec: Spec,
+    fix: Annotated[
+        Path | None,
+        typer.Option(metavar="OUT.json", help="New file for the edited spec."),
+    ] = None,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Train the spec and the edited one; check the predictions."),
+    ] = False,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of --verify, from the spec's on.")] = 1,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Runs of --verify at the same time, each on one thread.")
+    ] = 1,
+    as_json: Json = False,
+) -> None:
+    """Report why a task does not learn, measured in short trainings, and which edit mends it.
+
+    Findings come in the order in which one hides the next; each has its evidence, a remedy as JSON
+    Patch (RFC 6902) of the spec, and its effect in a probe. Exit codes: 0 nothing found; 7
+    something found; 1 failed, or a fixed run of --verify did; 2 invalid spec, data or usage.
+    """
+    from job.data.dataset import load
+    from job.diagnose import show
+    from job.diagnose.diagnose import diagnose as find_causes
+    from job.diagnose.verify import verify as train_both
+    from job.show.console import Screen
+    from job.spec.patch import edited
+
+    text = read_text(spec)
+    folder = spec.resolve().parent
+    job, raw = with_digests(parse_spec(text, str(spec)), folder), json.loads(text)
+    if fix is not None:
+        check_free(fix)
+    with show.progress() as tick:
+        diagnosis = find_causes(job, load(job, folder), tick=tick)
+    out, record = Screen(), show.diagnosis_json(diagnosis, raw)
+    if not as_json:
+        show.print_diagnosis(out, diagnosis, raw)
+    if verify and diagnosis.edits:
+        fixed = edited(job, diagnosis.edits)
+        outcome = train_both(diagnosis, job, fixed, folder, seeds, workers, _print_notice)
+        record["verified"] = outcome
+        if not as_json:
+            show.print_verification(out, outcome)
+    elif verify:
+        _print_notice("nothing was verified: there is nothing to edit")
+    if as_json:
+        typer.echo(json.dumps(record, allow_nan=False))
+    if fix is not None and diagnosis.edits:
+        write(content(raw, diagnosis.edits, spec, fix), fix)
+        _print_notice(f"wrote {fix}")
+    elif fix is not None:
+        _print_notice(f"{fix} was not written: there is nothing to edit")
+    if record.get("verified", {}).get("failed"):
+        raise typer.Exit(FAILED)
+    raise typer.Exit(FINDINGS if diagnosis.findings else PASSED)
+
+
+def _print_notice(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def check_free(out: Path) -> None:
+    """Raise InputError if the path exists, or its folder cannot be written."""
+    if os.path.lexists(out):
+        rule, remedy = "a file that exists is never overwritten", "name another"
+        raise InputError([Fault(f"--fix {out}", "a file of that name", rule, remedy)])
+    folder = out.resolve().parent
+    if not folder.is_dir():
+        rule = "its folder must exist"
+        raise InputError([Fault(f"--fix {out}", "no such folder", rule, "make it")])
+    if not os.access(folder, os.W_OK):
+        rule = "its folder must be writable"
+        raise InputError([Fault(f"--fix {out}", "no permission", rule, "name another")])
+
+
+def content(raw: patch.Json, edits: Sequence[Edit], source: Path, out: Path) -> str:
+    """The edited spec's text, with relative paths that fit its new folder; raises InputError."""
+    spec = applied(raw, edits)
+    here, there = source.resolve().parent, out.resolve().parent
+    path = spec["data"]["path"]
+    if not path.startswith("s3://") and not os.path.isabs(path):
+        spec["data"]["path"] = os.path.relpath(here / path, there)
+    tasks = [[task["loss"], *task.get("own_metrics", [])] for task in spec["tasks"]]
+    for own in (spec.get("model", {}), *itertools.chain(*tasks)):
+        if "file" in own:
+            own["file"] = os.path.relpath(here / own["file"], there)
+    schema = spec.get("$schema")
+    if isinstance(schema, str) and "://" not in schema:
+        spec["$schema"] = os.path.relpath(here / schema, there)
+    text = json.dumps(spec, indent=2, ensure_ascii=False) + "\n"
+    parse_spec(text, str(out))
+    return text
+
+
+def write(text: str, out: Path) -> None:
+    """Write a new file; raises InputError."""
+    try:
+        with out.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        found = error.strerror or str(error)
+        raise InputError(
+            [Fault(f"--fix {out}", found, "the file must be writable", "name another")]
+        ) from error

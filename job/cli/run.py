@@ -1,0 +1,199 @@
+"""`python -m job run`."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from job.cli.arguments import Json, Spec, Traceback, causes
+from job.cli.earlier_events import earlier_events
+from job.env import liveness_path, under_torchrun
+from job.events import fields
+from job.exit_codes import INTERRUPTED
+from job.record.layout import FORM, RULE, new_run_id
+from job.show.lines import Readable
+from job.show.live import Live
+from job.show.printable import printable
+from job.spec import JobSpec
+from job.spec.read import read_spec
+from job.store import Store, StoreError
+
+if TYPE_CHECKING:
+    from job.distributed.ranks import Ranks
+    from job.run.attempt import RunAttempt
+    from job.train.trainer import Trainer
+
+
+def run(
+    spec: Spec,
+    store: Annotated[
+        str, typer.Option(help="Store of the runs: a directory, or s3://bucket/prefix.")
+    ] = "runs",
+    run_id: Annotated[
+        str | None,
+        typer.Option(help="Name of the run; an unfinished run of that name is resumed."),
+    ] = None,
+    resume: Annotated[
+        str | None, typer.Option(metavar="RUN_ID", help="Like --run-id, but the run must exist.")
+    ] = None,
+    take_over: Annotated[
+        bool,
+        typer.Option("--take-over", help="Do not wait for another process of the run."),
+    ] = False,
+    control: Annotated[
+        bool,
+        typer.Option(
+            "--control",
+            help="Permute the targets between samples: what the job measures where there is "
+            "nothing to learn.",
+        ),
+    ] = False,
+    grace: Annotated[
+        float,
+        typer.Option(min=0, max=86400, help="Seconds after a signal for a last checkpoint."),
+    ] = 5.0,
+    traceback: Traceback = False,
+    as_json: Json = False,
+    pretty: Annotated[
+        bool, typer.Option("--pretty", help="Print text even if the output is not a terminal.")
+    ] = False,
+) -> None:
+    """Train a spec; the exit code is the verdict of its gates."""
+    if as_json and pretty:
+        raise typer.BadParameter("choose one of --json and --pretty")
+    name = _run_name(run_id, resume)
+    # Until the run has its own handlers nothing is lost by a signal: it is resumable at once.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _interrupted)
+    job = read_spec(spec)
+    job = job.model_copy(update={"control": job.control or control})
+    ranks = _join_ranks(job) if under_torchrun(os.environ) else None
+    if ranks is not None and ranks.rank > 0:
+        with causes(traceback):
+            raise typer.Exit(_train_along(job, ranks))
+
+    from job.distributed.ranks import ALONE
+    from job.env import own_pod
+    from job.events.log import Sampled, print_line
+    from job.record.claim import Finished, claim, finished_code
+    from job.run.attempt import RunAttempt
+    from job.show.live import make_display
+    from job.store import open_store
+
+    where, key = open_store(store, job.checkpoint.encryption), f"{job.name}/{name}"
+    code = finished_code(where, key, job)
+    if code is not None:
+        typer.echo(finished_notice(where, key, code), err=True)
+        raise typer.Exit(code)
+    screen = make_display() if pretty or (sys.stdout.isatty() and not as_json) else None
+    with causes(traceback):
+        training = _make_trainer(job, spec, ranks or ALONE)
+
+    def notify(text: str) -> None:
+        if screen is not None:
+            screen.close()
+        typer.echo(printable(text), err=True)
+
+    try:
+        claimed = claim(where, job, key, take_over=take_over, must_exist=resume is not None)
+        again = "" if liveness_path(os.environ) else resume_command(spec, name, store, control)
+        sinks = [screen or (Sampled() if own_pod(os.environ) else print_line)]
+        attempt = RunAttempt(training, claimed, name, sinks, grace, again, notify)
+        if screen is not None:
+            connect_screen(screen, attempt)
+        code = attempt.execute()
+        if screen is not None and attempt.report_url:
+            screen.print_text(f"report: {attempt.report_url}")
+        raise typer.Exit(code)
+    except Finished as finished:
+        typer.echo(finished_notice(where, key, finished.code), err=True)
+        raise typer.Exit(finished.code) from None
+    finally:
+        if screen is not None:
+            screen.close()
+
+
+def _run_name(run_id: str | None, resume: str | None) -> str:
+    """The run id of --run-id or --resume, or a new one; raises BadParameter."""
+    if run_id is not None and resume is not None:
+        raise typer.BadParameter("choose one of --run-id and --resume")
+    given = run_id if resume is None else resume
+    name = new_run_id() if given is None else given
+    if not FORM.fullmatch(name):
+        raise typer.BadParameter(f"{RULE}; found {name!r}")
+    return name
+
+
+def _make_trainer(job: JobSpec, spec: Path, ranks: Ranks) -> Trainer:
+    """The trainer of rank 0, which reads the data for all ranks."""
+    from job.data.dataset import load
+    from job.train.trainer import Trainer
+
+    data = load(job, spec.resolve().parent, test=True)
+    if ranks.world > 1:
+        data.stats  # noqa: B018  # measured here, they are sent with the data, and no rank reads all
+    ranks.broadcast(data)
+    return Trainer(job, data, ranks)
+
+
+def _join_ranks(job: JobSpec) -> Ranks:
+    """Connect to the other ranks, each on the device that the spec asks for.
+
+    Nothing is computed before: without a GPU of its own each rank would take memory on the first.
+    """
+    from job.distributed.device import wanted_device
+    from job.distributed.ranks import join
+
+    return join(os.environ, wanted_device(job.train))
+
+
+def _train_along(job: JobSpec, ranks: Ranks) -> int:
+    """Train as a rank other than 0, with the data that rank 0 sends; returns the exit code."""
+    from job.data.dataset import Dataset
+    from job.run.worker import train_along
+    from job.train.trainer import Trainer
+
+    data: Dataset | None = ranks.broadcast()
+    assert data is not None
+    return train_along(Trainer(job, data, ranks))
+
+
+def _interrupted(*_: object) -> None:
+    print("interrupted before the run began; nothing was written", file=sys.stderr)
+    sys.exit(INTERRUPTED)
+
+
+def connect_screen(screen: Live | Readable, attempt: RunAttempt) -> None:
+    """Give a screen the store's URL, its outages, and the events before a resume."""
+    recorder = attempt.recorder
+    screen.store = recorder.store.url
+    if isinstance(screen, Live):
+        screen.offline = recorder.records.offline
+        screen.earlier_events = lambda step: [
+            *earlier_events(recorder.store, recorder.run, step),
+            # All gates read so far, restored by now; no resume undoes what it restores.
+            *({"seq": 0, **fields(gate)} for gate in attempt.training.verdict.results.values()),
+        ]
+
+
+def resume_command(spec: Path, run_id: str, store: str, control: bool = False) -> str:
+    """The command that resumes a run."""
+    flags = [] if store == "runs" else ["--store", store]
+    flags += ["--control"] if control else []
+    return shlex.join(["python", "-m", "job", "run", str(spec), "--run-id", run_id, *flags])
+
+
+def finished_notice(store: Store, run: str, code: int) -> str:
+    """A line that the run has finished, with the URL of its report if there is one."""
+    page, exists = f"{run}/report.html", False
+    with suppress(StoreError):
+        exists = any(entry.key == page for entry in store.list(page))
+    line = f"run {run.rpartition('/')[2]} has finished; its exit code was {code}"
+    return f"{line}; report: {store.url}/{page}" if exists else line

@@ -1,0 +1,1 @@
+"""Samples and targets: from files to checked, split tensors."""

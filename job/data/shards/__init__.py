@@ -1,0 +1,1 @@
+"""Arrays in a folder of shards, whose rows stay on disk until a step needs them."""

@@ -1,0 +1,1 @@
+"""Tables: cells as they are typed, columns by name or pattern, and the faults of both."""

@@ -1,0 +1,1 @@
+"""Why a task does not learn, and which edit of the spec mends it."""

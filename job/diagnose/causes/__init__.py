@@ -1,0 +1,1 @@
+"""The causes that keep a task from learning, one in each file."""

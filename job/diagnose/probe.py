@@ -1,0 +1,292 @@
+"""A probe: the first steps of a spec's training, measured more closely than a run measures them.
+
+It evaluates fixed samples between the steps. The result is plain numbers, in which the causes
+(job.diagnose.causes) look for their signs.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+from pydantic import BaseModel
+
+from job.data.dataset import Dataset
+from job.diagnose import step_effect
+from job.diagnose.reach import Reach, farthest, reach
+from job.events import Epoch, Step
+from job.model.baselines import Baseline
+from job.model.start.frozen import frozen_names
+from job.spec import JobSpec
+from job.train.evaluate import Losses, evaluate, evenly_spaced
+from job.train.ledger import NotFinite
+from job.train.trainer import Interrupted, Trainer
+
+STEPS = 240
+"""Steps of a probe, if the run has as many. A probe's length never depends on the clock."""
+EVALUATIONS = 20
+"""Number of evaluations in a probe."""
+SAMPLES = 512
+"""Samples of each split that are evaluated, at most."""
+
+Tick = Callable[[float], None]
+"""Called with the share of a probe that is done."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean losses after `step` steps."""
+
+    step: int
+    train: Losses
+    validation: Losses
+
+
+@dataclass
+class Probe:
+    """The measurements of a probe, by the names of the K tasks."""
+
+    spec: JobSpec
+    data: Dataset
+    baselines: dict[str, Baseline]
+    """Losses of trivial predictions, original units."""
+    planned: int
+    """Steps of the whole run."""
+    batches: int
+    """Steps of an epoch."""
+    reach: dict[str, Reach]
+    """Reach of the heads, at the start or at the end, whichever is farther."""
+    evaluations: list[Evaluation] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    sizes: dict[str, float] = field(default_factory=dict)
+    """Root mean square of the weight matrices at the start: of `trunk` and of `heads`."""
+    untrained: list[str] = field(default_factory=list)
+    """Parameters that the optimizer does not update."""
+    without_gradient: dict[str, list[str]] = field(default_factory=dict)
+    """Parameters that never had a gradient, by task; the trunk's under the empty name."""
+    dead: dict[str, float] = field(default_factory=dict)
+    """Share of units of a window head's projection that are 0 for every sample at the end."""
+    effects: dict[str, step_effect.Effect] = field(default_factory=dict)
+    cosines: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Mean cosines of a task's gradient at z with each other task's."""
+    not_finite: str | None = None
+    """The value that was not finite, in words; None if all were."""
+    cut: bool = False
+    """True if the diagnosis' time limit ended it early."""
+
+    @property
+    def names(self) -> list[str]:
+        """The tasks' names."""
+        return self.spec.task_names
+
+    @property
+    def is_whole_run(self) -> bool:
+        """True if the probe took all steps of the run."""
+        return self.evaluations[-1].step >= self.planned
+
+    def losses(self, task: str, split: str = "train") -> list[float]:
+        """A task's loss at each evaluation, original units."""
+        k = self.names.index(task)
+        return [getattr(look, split).original[k] for look in self.evaluations]
+
+    def end(self, task: str, split: str = "train") -> float:
+        """A task's loss at the end."""
+        return self.losses(task, split)[-1]
+
+    def mean(self, task: str) -> float:
+        """A task's mean loss over the evaluations after the first, original units."""
+        losses = self.losses(task)[1:]
+        return sum(losses) / len(losses)
+
+    def skill(self, task: str, split: str = "train") -> float:
+        """1 − loss at the end / loss of the strongest trivial prediction on that split."""
+        trivial = self.trivial(task, split)
+        return 1 - self.end(task, split) / trivial if trivial else math.nan
+
+    def trivial(self, task: str, split: str = "train") -> float:
+        """The loss of the strongest trivial prediction."""
+        return self.baselines[task].strongest(split)
+
+    def expected_skill(self, task: str) -> float:
+        """The skill if the loss keeps falling as in the probe's last half, for as long again."""
+        losses, done = self.losses(task), self.evaluations[-1].step
+        half = len(losses) // 2
+        pace = (losses[half] - losses[-1]) / max(done - self.evaluations[half].step, 1)
+        left = min(max(self.planned - done, 0), done) * max(pace, 0.0)
+        trivial = self.trivial(task)
+        return 1 - max(losses[-1] - left, 0.0) / trivial if trivial else math.nan
+
+    def saturated(self, task: str) -> float:
+        """Share of elements with a saturated loss, mean over the evaluations."""
+        k = self.names.index(task)
+        return sum(look.train.saturated[k] for look in self.evaluations) / len(self.evaluations)
+
+    def mean_of(self, task: str, what: str) -> float:
+        """The mean over the probe's steps of one of a task's fields, named `what`."""
+        values = [getattr(step.tasks[task], what) for step in self.steps if not step.skipped]
+        return sum(values) / len(values) if values else math.nan
+
+
+def probe(training: Trainer, tick: Tick = lambda done: None, until: float = math.inf) -> Probe:
+    """Train for STEPS steps and measure. The training cannot be used afterwards.
+
+    until: time of the monotonic clock after which no further step is taken.
+    """
+    return _Prober(training, tick, until).run()
+
+
+def probe_inputs(spec: JobSpec, data: Dataset) -> tuple[JobSpec, Dataset]:
+    """The spec and data for a probe: without all that costs time and changes no step."""
+    train = spec.train.model_copy(update={"evaluate": SAMPLES, "early_stop": None})
+    log = spec.log.model_copy(update={"audit_every": 0})
+    some = evenly_spaced(len(data.validation), SAMPLES)
+    whole = data.validation
+    part = replace(
+        whole,
+        inputs=whole.inputs_of(some),
+        targets={name: y[some] for name, y in whole.targets.items()},
+        weights={name: each[some] for name, each in whole.weights.items()},
+    )
+    fewer = replace(data, validation=part)
+    kept = {"train": train, "log": log, "gates": (), "resources": None}
+    return spec.model_copy(update=kept), fewer
+
+
+class _Prober:
+    """Trains, and evaluates between the steps."""
+
+    def __init__(self, training: Trainer, tick: Tick, until: float) -> None:
+        self.training, self.tick = training, tick
+        stepper, names = training.stepper, training.names
+        self.model = training.model
+        self.trunk = dict(self.model.trunk.named_parameters())
+        self.named = dict(stepper.named_parameters())
+        every = [name for name, _ in self.model.named_parameters()]
+        wanted = frozen_names(training.spec.model.freeze, every)
+        self.frozen = {f"model.{name}" for name in wanted}
+        self.largest = torch.zeros(len(self.named))
+        self.limit, self.until = min(training.total_steps, STEPS), until
+        self.before: step_effect.Before | None = None
+        self.found = Probe(
+            spec=training.spec,
+            data=training.data,
+            baselines=dict(zip(names, training.yardsticks.baselines, strict=True)),
+            sizes=self._sizes(),
+            planned=training.total_steps,
+            batches=training.batches_per_epoch,
+            reach=reach(training),
+            effects={name: step_effect.Effect() for name in names},
+        )
+
+    def _sizes(self) -> dict[str, float]:
+        sizes = {}
+        for name in ("trunk", "heads"):
+            weights = [
+                p.detach().flatten()
+                for n, p in self.model.named_parameters()
+                if p.dim() > 1 and n.startswith("trunk.") == (name == "trunk")
+            ]
+            sizes[name] = torch.cat(weights).square().mean().sqrt().item()
+        return sizes
+
+    def run(self) -> Probe:
+        found, training = self.found, self.training
+        self._evaluate()
+        try:
+            training.run(self._take, lambda: None, self._after_step)
+        except Interrupted:
+            pass
+        except NotFinite as fault:
+            found.not_finite = str(fault)
+        if found.evaluations[-1].step < training.at.step or len(found.evaluations) == 1:
+            self._evaluate()
+        later = reach(training)
+        found.reach = {name: farthest(first, later[name]) for name, first in found.reach.items()}
+        self._cosines(training.ledger.cosines(), training.ledger.count)
+        self._paths()
+        return found
+
+    def _take(self, event: BaseModel) -> None:
+        if isinstance(event, Step):
+            self.found.steps.append(event)
+        elif isinstance(event, Epoch):
+            cosines = {name: task.cosines for name, task in event.tasks.items()}
+            self._cosines(cosines, self.found.batches)
+
+    def _cosines(self, means: dict[str, dict[str, float]], steps: int) -> None:
+        """Add the mean cosines of some more steps to the means so far."""
+        grad_share = steps / max(self.training.at.step, 1)
+        for name, row in means.items():
+            mine = self.found.cosines.setdefault(name, dict.fromkeys(row, 0.0))
+            for other, cosine in row.items():
+                mine[other] = mine[other] * (1 - grad_share) + cosine * grad_share
+
+    def _after_step(self) -> bool:
+        """Measure after a step; return True if the probe is over."""
+        step = self.training.at.step
+        grads = [p.grad for p in self.named.values()]
+        size = [torch.zeros(()) if g is None else g.abs().max().cpu() for g in grads]
+        self.largest = torch.maximum(self.largest, torch.stack(size))
+        if self.before is not None:
+            step_effect.add_effects(self.found.effects, self.before, self.training)
+            self.before = None
+        every = max(1, self.limit // EVALUATIONS)
+        if step % every == 0 or step == self.limit:
+            self._evaluate()
+            if len(self.found.evaluations) % 3 == 0:
+                self.before = step_effect.network_before(self.training)
+        self.tick(step / self.limit)
+        self.found.cut = step < self.limit and time.monotonic() > self.until
+        return step >= self.limit or self.found.cut
+
+    def _evaluate(self) -> None:
+        training = self.training
+        both = (
+            evaluate(self.model, training.losses, split, training.device, SAMPLES)
+            for split in (training.data.train, training.data.validation)
+        )
+        self.found.evaluations.append(Evaluation(training.at.step, *both))
+
+    # --- paths -----------------------------------------------------------------------------------
+
+    def _paths(self) -> None:
+        """Find parameters that are not trained or have no gradient, and dead units."""
+        found, training = self.found, self.training
+        trained = {id(p) for group in training.optimizer.param_groups for p in group["params"]}
+        found.untrained = [
+            n
+            for n, p in self.named.items()
+            if n not in self.frozen and (id(p) not in trained or not p.requires_grad)
+        ]
+        quiet = [
+            n
+            for n, most in zip(self.named, self.largest, strict=True)
+            if most == 0 and n not in self.frozen
+        ]
+        owned = dict(zip(found.names, training.known.of_tasks, strict=True))
+        parts = {"": training.known.below} | owned
+        found.without_gradient = {
+            part: [f"model.{n}" for n in names if f"model.{n}" in quiet and not self._idle(n)]
+            for part, names in parts.items()
+        }
+        with torch.no_grad():
+            chosen = evenly_spaced(len(training.data.train), SAMPLES)
+            inputs = training.data.train.inputs_of(chosen, training.device)
+            self.model.eval()
+            reads = self.model.last_inputs(self.model.represent(inputs), inputs)
+            for task, units in zip(training.spec.tasks, reads, strict=True):
+                if task.hidden(1):  # else they are not behind a ReLU
+                    dead = (units == 0).flatten(0, -2).all(0)
+                    found.dead[task.name] = dead.double().mean().item()
+
+    def _idle(self, name: str) -> bool:
+        """True if a parameter can have no effect: recurrent weights with a single time step."""
+        return "weight_hh" in name and self.training.data.train.positions == 1
+
+
+def grad_share(probe: Probe, name: str) -> float:
+    """A task's mean share of the combined gradient at z."""
+    return probe.mean_of(name, "grad_share")

@@ -1,0 +1,1 @@
+"""A run's numbers for other tools: TensorBoard, Parquet, CSV."""

@@ -1,0 +1,1 @@
+"""The network: trunk, heads, losses, and the predictions that it must beat."""

@@ -1,0 +1,1 @@
+"""Networks of one's own, from a Python file that the spec names."""

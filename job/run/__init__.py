@@ -1,0 +1,1 @@
+"""One attempt at a run: from the claimed lease to the recorded end."""

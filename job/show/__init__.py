@@ -1,0 +1,1 @@
+"""Runs on a terminal: numbers, tables, lines, and the live screen."""

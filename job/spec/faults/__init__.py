@@ -1,0 +1,1 @@
+"""What is wrong with a spec: each fault with its place, the rule and a remedy."""

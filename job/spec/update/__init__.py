@@ -1,0 +1,1 @@
+"""How parameters are updated: the optimizer, and the schedule of its learning rate."""

@@ -1,0 +1,90 @@
+"""The yardsticks of a run: what predictions that ignore the input would score on its splits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from job.data.dataset import Dataset, Split, overlap
+from job.model.baselines import Labels, fit_baseline
+from job.model.labels import with_usual
+from job.model.losses import TaskLoss
+from job.model.skill import Skill, measure_skill, unmeasurable
+from job.train.evaluate import Losses, evenly_spaced
+
+
+class Counted(NamedTuple):
+    """Those of a split's N evaluated samples that have labels of a task."""
+
+    samples: Tensor | slice
+    share: float
+    """Their number over N."""
+    overlap: int
+    """Of them, how many in a row may share data."""
+
+
+class Yardsticks:
+    """Trivial predictions of K tasks on both splits, beside which losses become skills.
+
+    losses: of the tasks, fitted. most: samples of the training split that are evaluated, at most.
+    """
+
+    def __init__(self, losses: Sequence[TaskLoss], data: Dataset, most: int) -> None:
+        total = len(data.train)
+        chosen = evenly_spaced(total, most)
+        self.overlap = {
+            "train": ceil(data.train.overlap * len(chosen) / total),
+            "validation": data.validation.overlap,
+        }
+        self.baselines = []
+        """[K]."""
+        self.unmeasurable: dict[str, dict[str, str]] = {"train": {}, "validation": {}}
+        """By split and task, why a skill cannot be told; tasks with a skill are left out."""
+        self.counted: dict[str, list[Counted]] = {"train": [], "validation": []}
+        """[K] by split."""
+        for loss in losses:
+            task = loss.task
+            train, held_out = (_labels(loss, each) for each in (data.train, data.validation))
+            measured = train.at(chosen)
+            self.baselines.append(fit_baseline(task, train, held_out, measured))
+            for split, y in (("train", measured), ("validation", held_out)):
+                counted = _counted(y, self.overlap[split])
+                self.counted[split].append(counted)
+                if why := unmeasurable(with_usual(y.target[counted.samples]), counted.overlap):
+                    self.unmeasurable[split][task.name] = why
+        self.names = [loss.task.name for loss in losses]
+
+    def skills(self, split: str, losses: Losses) -> list[Skill | None]:
+        """[K] skills on a split; None where it cannot tell one."""
+        return [
+            None
+            if name in self.unmeasurable[split]
+            else measure_skill(
+                mine[counted.samples] * counted.share, base.by_sample[split], counted.overlap
+            )
+            for name, mine, base, counted in zip(
+                self.names, losses.by_sample, self.baselines, self.counted[split], strict=True
+            )
+        ]
+
+    def trivial(self, split: str) -> list[float]:
+        """[K] losses of the strongest trivial predictions on a split, original units."""
+        return [base.strongest(split) for base in self.baselines]
+
+
+def _labels(loss: TaskLoss, split: Split) -> Labels:
+    target, of_samples = split.targets[loss.task.name], split.weights.get(loss.task.name)
+    return Labels(loss.judged(target), loss.weights(target, of_samples))
+
+
+def _counted(y: Labels, shared: int) -> Counted:
+    """The samples with labels; shared: samples in a row that may share data."""
+    if y.weights is None:
+        return Counted(slice(None), 1.0, shared)
+    samples = torch.nonzero(y.weights.reshape(len(y.weights), -1).sum(1)).flatten()
+    most = overlap(samples.numpy(), shared) if len(samples) else 1
+    return Counted(samples, len(samples) / len(y.target), most)

@@ -1,0 +1,95 @@
+"""What `validate` tells of stored arrays."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from job.cli.app import main
+from tests.support.command import here
+from tests.support.tiny_job import write
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the spec lies."""
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_ranges_of_the_features(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A line has each feature's range in the training split; of many only the extreme ones."""
+    write(tmp_path)
+    first, second = here(capsys, "validate", "spec.json")[1].splitlines()
+    assert first.startswith("spec.json: valid; 36 training, 9 validation samples; content ")
+    assert second.startswith("3 features, scale none: feature 0 -")
+    stored = dict(np.load(tmp_path / "small.npz"))
+    stored["features"] = np.arange(45 * 6 * 9.0).reshape(45, 6, 9)
+    stored["features"][:, :, 4] = 7
+    stored["features"][0, 0, 5] = 1e9
+    np.savez(tmp_path / "small.npz", **stored)
+    line = here(capsys, "validate", "spec.json")[1].splitlines()[1]
+    shown = "with the extremes in feature 4 7 … 7, feature 5 14 … 1e+09, feature 0 0 … 1935"
+    assert line == f"9 features, scale none: {shown}"
+
+
+def test_the_test_is_read_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The samples of the test are counted, and their faults told before a run begins."""
+    write(tmp_path, {"data.test": {"path": "test.npz"}})
+    code, _, err = here(capsys, "validate", "spec.json")
+    assert code == 2
+    assert err.startswith("test.npz: found no file at ")
+    assert "correct data.test.path or supply the file" in err
+    stored = np.load(tmp_path / "small.npz")
+    np.savez(tmp_path / "test.npz", **{name: stored[name][:5] for name in stored.files})
+    assert "36 training, 9 validation, 5 test samples" in here(capsys, "validate", "spec.json")[1]
+
+
+TABLE = "age,size,empty,wet\n" + "".join(
+    f"{i},{i % 3 if i % 2 else ''},,{'Yes' if i % 4 else 'No'}\n" for i in range(20)
+)
+
+
+def said(
+    folder: Path, capsys: pytest.CaptureFixture[str], features: list[str], **data: Any
+) -> list[str]:
+    """The lines of `validate` of a table with a column of holes, and one without any value."""
+    (folder / "a.csv").write_text(TABLE)
+    loss = {"kind": "binary_cross_entropy"}
+    spec = {
+        "name": "t",
+        "data": {"kind": "arrays", "path": "a.csv", "features": features, **data},
+        "model": {"hidden": 2},
+        "tasks": [{"name": "wet", "level": "window", "loss": loss}],
+        "train": {"epochs": 1, "batch_size": 4},
+    }
+    (folder / "spec.json").write_text(json.dumps(spec))
+    with pytest.raises(SystemExit) as ended:
+        main(["validate", str(folder / "spec.json")])
+    assert ended.value.code == 0
+    return capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("missing", "counts"),
+    [("mean", "3 features, scale"), ("indicator", "3 features and 2 indicators of missing values")],
+)
+def test_holes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], missing: str, counts: str
+) -> None:
+    """A feature without any value is named, and the features that say where a value is missing are
+    counted."""
+    lines = said(tmp_path, capsys, ["age", "size", "empty"], missing=missing)
+    assert lines[1].startswith(counts)
+    assert lines[2] == "no value in the training split: empty; leave it out"
+    assert lines[3] == "wet: no is 0, yes is 1"
+
+
+def test_no_holes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without them there is nothing of the kind to say."""
+    lines = said(tmp_path, capsys, ["age"], missing="indicator")
+    assert lines[1].startswith("1 feature and 0 indicators")
+    assert len(lines) == 3

@@ -1,0 +1,1 @@
+"""A simulator of RunPod's API, and its tests."""

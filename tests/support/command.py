@@ -1,0 +1,86 @@
+"""`python -m job` as a user runs it: a process of its own, in a folder of its own; or `here`."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import signal
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import pytest
+
+from job.cli.app import main
+
+ROOT = Path(__file__).parents[2]
+JOB = [sys.executable, "-m", "job"]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The test's environment on one thread, without what changes how a terminal is used."""
+    settings = {"COLUMNS", "FORCE_COLOR", "NO_COLOR", "PYTHONIOENCODING", "TERM"}
+    kept = {name: value for name, value in os.environ.items() if name not in settings}
+    return kept | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | more
+
+
+def job(folder: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, its output in pipes."""
+    return subprocess.run(
+        [*JOB, *arguments],
+        cwd=folder,
+        env=environment(**settings),
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+def here(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
+    """A command within this process, for one that trains nothing: exit code, stdout, stderr."""
+    with pytest.raises(SystemExit) as end:
+        main([str(argument) for argument in arguments])
+    return (int(end.value.code or 0), *capsys.readouterr())
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Start a command, its output in pipes; use it as a context."""
+    return subprocess.Popen(
+        [*JOB, *arguments],
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def die(*_: object) -> None:
+    """End this process as the kernel does when memory runs out: without a word."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def on_terminal(folder: Path, *arguments: str, **settings: str) -> tuple[int, str]:
+    """Run a command on a terminal of 100 columns; returns exit code and what appeared on it."""
+    ours, its = pty.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+    process = subprocess.Popen(
+        [*JOB, *arguments],
+        cwd=folder,
+        env=environment(**settings),
+        stdin=its,
+        stdout=its,
+        stderr=its,
+    )
+    os.close(its)
+    seen = b""
+    with process, open(ours, "rb", buffering=0) as terminal:
+        try:
+            while part := terminal.read(4096):
+                seen += part
+        except OSError:  # how Linux tells that the other end has gone
+            pass
+    return process.returncode, seen.decode()
