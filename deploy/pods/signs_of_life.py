@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from deploy.output import Log
 from deploy.runpod.client import RunPod
-from deploy.runpod.errors import ApiError
+from deploy.runpod.errors import ApiError, NotThere
 from deploy.runs.exit_line import exit_line
 from job.record.cancel import is_cancelled
 from job.record.document import Contents
@@ -54,7 +54,7 @@ class PodLog:
         self.host_fault = ""
         """RunPod's line that it cannot be pulled by this host."""
         self.is_over = threading.Event()
-        """Set once the container's log has come to its end."""
+        """Set while the container's log is at its end, or there is none."""
 
     def add(self, source: str, line: str) -> None:
         """Note a line of the `container`, or of the `system`."""
@@ -169,14 +169,17 @@ class SignsOfLife:
     def _listen(self, pod: str, source: str, heard: PodLog, over: threading.Event) -> None:
         after: str | None = None
         while not over.is_set():
+            if source == "container":
+                heard.is_over.clear()
             with suppress(ApiError):  # the log is a help, never a condition
-                for line in self.api.log(pod, source, LOG_TAIL, after):
-                    if over.is_set():
-                        return
-                    after = line.id or after
-                    if line.text and not line.text.startswith("{"):  # events come from the store
-                        heard.add(source, line.text)
-                        self.log(f"{source}: {line.text}")
+                with suppress(NotThere):  # gone before this looked, or not yet known
+                    for line in self.api.log(pod, source, LOG_TAIL, after):
+                        if over.is_set():
+                            return
+                        after = line.id or after
+                        if line.text and not line.text.startswith("{"):  # events: from the store
+                            heard.add(source, line.text)
+                            self.log(f"{source}: {line.text}")
                 if source == "container":
                     heard.is_over.set()
             over.wait(REOPEN_SECONDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,16 @@ def test_a_pod_that_exits_before_its_start(user: Renting) -> None:
     assert submitted.wait() == 0, submitted.err
     assert "it is EXITED before its first sign of life" in submitted.err
     assert (user.pods[0].gone, bills(user)) == (True, [user.pods[1].name])
+
+
+def test_a_pod_whose_log_is_gone(user: Renting) -> None:
+    """Nothing more is to be read, so nothing is waited for."""
+    user.runpod.faults.pods = [Oddity(stuck="STARTING")]
+    user.runpod.faults.logs = [Fault(404, times=math.inf)]
+    submitted = user.submit("--detach", **LOCAL)
+    until(lambda: bool(user.pods), say=lambda: submitted.err)
+    user.runpod.kill_host(user.pods[0].id, "exited")
+    assert submitted.wait() == 0, submitted.err
 
 
 def test_a_pod_that_exits_in_mid_run(user: Renting) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import datetime
+import faulthandler
 import importlib
 import itertools
 import json
@@ -194,6 +195,7 @@ def _become(order: dict[str, Any]) -> None:
     os.dup2(devnull, 0)
     for number, kind in ((1, "out"), (2, "err")):
         os.dup2(os.open(f"{order['output']}.{kind}", os.O_WRONLY | os.O_APPEND), number)
+    faulthandler.dump_traceback_later(0.9 * SECONDS)  # where it hangs, before a test gives up
     for where, value in order["patches"].items():
         module, _, name = where.partition(":")
         setattr(importlib.import_module(module), name, value)
