@@ -12,6 +12,7 @@ import typer
 from job.cli.compare import compare
 from job.cli.diagnose import diagnose
 from job.cli.run import run
+from job.cli.search import search
 from job.cli.validate import schema, validate
 from job.env import liveness_path
 from job.errors import InputError
@@ -40,7 +41,7 @@ app = typer.Typer(
     help="Train one network on several tasks, and report which one starves.\n\n"
     + exit_code_help(PASSED, FAILED, INVALID, GATES_FAILED, FINDINGS, INTERRUPTED),
 )
-for command in (run, validate, schema, compare, diagnose):
+for command in (run, validate, schema, compare, diagnose, search):
     app.command()(command)
 
 

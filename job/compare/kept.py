@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import re
 import statistics
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from job.compare.outcome import Outcome
 from job.data.dataset import load
 from job.events import Epoch, RunFinished, Step
+from job.events.log import Sink
 from job.events.parse import event_of
 from job.record.claim import Finished, claim, finished_code
 from job.record.history import read_history
-from job.run.attempt import RunAttempt
+from job.run.attempt import RunAttempt, to_stderr
 from job.spec import JobSpec
 from job.store import Store, open_store
 from job.train.trainer import Trainer
@@ -35,18 +38,38 @@ def train_kept(name: str, spec: JobSpec, folder: Path, url: str) -> Outcome:
     Raises InputError, StoreError, and what `claim` raises but Finished.
     """
     store, of = open_store(url, spec.checkpoint.encryption), run_id(name, spec)
-    key = f"{spec.name}/{of}"
-    if finished_code(store, key, spec) is None:
-        training = Trainer(spec, load(spec, folder))
-        try:
-            claimed = claim(store, spec, key, take_over=False, must_exist=False)
-            RunAttempt(training, claimed, of, [], GRACE).execute()
-        except Finished:
-            pass
-    return _outcome(name, spec.seed, store, key)
+    train_to_end(store, of, spec, folder)
+    return outcome(name, spec.seed, store, f"{spec.name}/{of}")
 
 
-def _outcome(name: str, seed: int, store: Store, key: str) -> Outcome:
+def train_to_end(
+    store: Store,
+    run_id: str,
+    spec: JobSpec,
+    folder: Path,
+    sinks: Sequence[Sink] = (),
+    begun: Callable[[RunAttempt], object] = lambda _: None,
+    notify: Callable[[str], None] = to_stderr,
+) -> int | None:
+    """Train a spec as a run of a store, or go on; the exit code, None if the run has ended before.
+
+    folder: of the spec's relative paths. sinks: of the events from now on. begun: gets the attempt
+    before it trains. notify: prints a line. Raises InputError, StoreError, and what `claim` raises
+    but Finished.
+    """
+    key = f"{spec.name}/{run_id}"
+    if finished_code(store, key, spec) is not None:
+        return None
+    training = Trainer(spec, load(spec, folder))
+    with suppress(Finished):
+        claimed = claim(store, spec, key, take_over=False, must_exist=False)
+        attempt = RunAttempt(training, claimed, run_id, sinks, GRACE, notify=notify)
+        begun(attempt)
+        return attempt.execute()
+    return None
+
+
+def outcome(name: str, seed: int, store: Store, key: str) -> Outcome:
     """What the record of a run says of it."""
     history = map(event_of, read_history(store, key))
     found = Outcome(name, seed, error="it was interrupted; the same command goes on", key=key)

@@ -32,13 +32,19 @@ def last_events(
     yield from _predictions(losses, "validation", evaluate(data.validation, losses).plots, at)
     if data.test is None:
         return
-    own = [_loss_on(loss, data.test) for loss in losses]
-    held_out = replace(data, validation=data.test)
-    yardsticks = Yardsticks(own, held_out, len(data.train))
-    device = losses[0].shift.device
-    measured = evaluate(data.test, [loss.to(device) for loss in own])
+    yardsticks, measured = on_test(data, data.test, losses, evaluate)
     yield _test(yardsticks, measured, len(data.test), at)
     yield from _predictions(losses, "test", measured.plots, at)
+
+
+def on_test(
+    data: Dataset, test: Split, losses: Sequence[TaskLoss], evaluate: Evaluate
+) -> tuple[Yardsticks, Losses]:
+    """What the test split shows: the yardsticks have it in place of validation."""
+    own = [_loss_on(loss, test) for loss in losses]
+    yardsticks = Yardsticks(own, replace(data, validation=test), len(data.train))
+    device = losses[0].shift.device
+    return yardsticks, evaluate(test, [loss.to(device) for loss in own])
 
 
 def _loss_on(loss: TaskLoss, split: Split) -> TaskLoss:

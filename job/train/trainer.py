@@ -36,7 +36,7 @@ from job.train.alarms.of_training import (
     overflow,
     ownership_changed,
 )
-from job.train.at_end import last_events
+from job.train.at_end import last_events, on_test
 from job.train.build.parts import build_parts
 from job.train.epoch_tasks import epoch_tasks
 from job.train.evaluate import Batch, Losses, batches, evaluate
@@ -305,6 +305,14 @@ class Trainer:
             if isinstance(event, FinalTest):
                 self.at.test = event.tasks
             emit(event)
+
+    def on_test(self) -> tuple[Yardsticks, Losses] | None:
+        """What the test split shows of the weights of now; None without one.
+
+        Its yardsticks have it in place of validation.
+        """
+        test = self.data.test
+        return None if test is None else on_test(self.data, test, self.losses, self._evaluate)
 
     def _evaluate(
         self,

@@ -1,0 +1,184 @@
+"""`python -m job search`."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import os
+import re
+import shlex
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from job.cli.arguments import Spec
+from job.cli.diagnose import content
+from job.errors import Fault, InputError
+from job.exit_codes import FAILED, INTERRUPTED
+from job.record.layout import FORM
+from job.spec.read import parse_spec, read_text, with_digests
+
+if TYPE_CHECKING:
+    from job.search.result import Result
+    from job.search.study import Pruner, SearchStudy
+
+LONGEST = 56
+"""Characters of a study's name: a run's id adds a trial's number to it."""
+
+
+def search(
+    spec: Spec,
+    space: Annotated[
+        Path,
+        typer.Option(metavar="SPACE.json", help="Which values of the spec are searched."),
+    ],
+    trials: Annotated[
+        int, typer.Option(min=1, help="Trials of the study, those of earlier calls included.")
+    ],
+    hours: Annotated[
+        float, typer.Option(min=0, help="No trial begins after so many hours.")
+    ] = math.inf,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Trials at the same time, each a process on one thread.")
+    ] = 1,
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            help="mean or min of the tasks' validation skills, or one task. Else each task's is "
+            "an objective, and the Pareto front is shown.",
+        ),
+    ] = None,
+    pruner: Annotated[
+        Literal["median", "hyperband", "none"],
+        typer.Option(help="What ends hopeless trials, by epoch; only of a single objective."),
+    ] = "median",
+    study: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name of the study; else SPACE's.")
+    ] = None,
+    store: Annotated[
+        str, typer.Option(help="Store of study and runs: a directory, or s3://bucket/prefix.")
+    ] = "runs",
+    best: Annotated[
+        Path | None,
+        typer.Option(metavar="OUT.json", help="New file for the best spec; else beside SPEC."),
+    ] = None,
+) -> None:
+    """Search over a spec's values with Optuna's TPE; every trial is a run of the store.
+
+    A trial's value is the validation skill after its last epoch. The same command goes on with an
+    interrupted or killed search, and with more --trials adds to it. Exit code 1 if no trial trained
+    to its end, or if too many failed in a row.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _interrupted)
+    if importlib.util.find_spec("optuna") is None:
+        rule, remedy = "job search needs it", "pip install 'evengrad[search]'"
+        raise InputError([Fault("optuna", "no such package", rule, remedy)])
+    from job.search.result import in_words, result_of, trials_in_words
+    from job.search.search import Search
+    from job.search.show import Board, print_lines, print_trials
+    from job.store import open_store
+
+    began = time.monotonic()
+    if best is not None:
+        _check_folder(best)
+    found = _study(spec, space, objective, pruner, study, store)
+    board = Board(trials)
+    if not found.objective.single and pruner != "none":
+        board.print("several objectives: no trial is pruned; --objective makes one of them")
+    running = Search(found, store, jobs, board)
+    with board.shown():
+        running.run(trials, began + 3600 * hours)
+    again = shlex.join(["python", "-m", "job", *sys.argv[1:]])
+    if running.interrupted:
+        board.print(f"interrupted; to go on: {again}")
+        raise typer.Exit(INTERRUPTED)
+    result = result_of(found, open_store(store, found.base.checkpoint.encryption))
+    if result is not None:
+        title = "trials, the best first" if found.objective.single else "Pareto front"
+        print_trials(result.ranked, found.objective, title)
+    print_lines(trials_in_words(found))
+    if result is not None:
+        print_lines([*in_words(result), *_written(result, spec, best)])
+    if running.reason is not None:
+        board.print(f"ended: {running.reason}; to go on: {again}")
+    if running.reason is not None or result is None:
+        raise typer.Exit(FAILED)
+
+
+def _interrupted(*_: object) -> None:
+    print("interrupted before a trial began; the same command goes on", file=sys.stderr)
+    sys.exit(INTERRUPTED)
+
+
+def _study(
+    spec: Path, space: Path, objective: str | None, pruner: Pruner, name: str | None, url: str
+) -> SearchStudy:
+    """The study, once spec, space and data have no fault; raises InputError, StoreError."""
+    from job.data.dataset import load
+    from job.search.journal import journal_key, open_journal
+    from job.search.objective import Objective
+    from job.search.space import read_space
+    from job.search.study import SearchStudy
+    from job.store import open_store
+
+    text, folder = read_text(spec), spec.resolve().parent
+    base = with_digests(parse_spec(text, str(spec)), folder)
+    dimensions = read_space(space, json.loads(text), folder)
+    wanted = Objective.of(objective, base)
+    named = re.sub(r"[^a-z0-9]+", "-", space.stem.lower()).strip("-") if name is None else name
+    if not FORM.fullmatch(named) or len(named) > LONGEST:
+        rule = f"a study's name is of a-z, 0-9 and -, at most {LONGEST}"
+        raise InputError([Fault(f"--study {named}", "another name", rule, "name it with --study")])
+    load(base, folder, test=True)
+    store = open_store(url, base.checkpoint.encryption)
+    journal = open_journal(store, journal_key(base.name, named))
+    return SearchStudy(journal, named, dimensions, wanted, pruner)
+
+
+def _check_folder(out: Path) -> None:
+    """Raises InputError if a new file cannot be made there."""
+    if not os.access(out.resolve().parent, os.W_OK):
+        found, rule = "a folder that cannot be written", "the best spec is a new file"
+        raise InputError([Fault(f"--best {out}", found, rule, "name a file in another folder")])
+
+
+def _written(result: Result, spec: Path, best: Path | None) -> list[str]:
+    """Write the best spec and its figures, unless they are there; says where they are.
+
+    A file of another content is never overwritten: a name with the trial's is taken then.
+    """
+    from job.export.new_file import new_file
+
+    space, trial = result.study.space, result.best
+    out = best or spec
+    named = out.with_name(f"{out.stem}.{result.study.run_id(trial.number)}.json")
+    edits = space.edits(trial.params)
+
+    def texts(path: Path) -> dict[Path, str]:
+        figures = json.dumps(result.figures(), indent=2, ensure_ascii=False) + "\n"
+        return {path: content(space.raw, edits, spec, path), figures_of(path): figures}
+
+    def is_taken(path: Path) -> bool:
+        return os.path.lexists(path) and path.read_text("utf-8") != texts(path)[path]
+
+    path = named if best is None or is_taken(best) else best
+    for each, text in texts(path).items():
+        if not (each.is_file() and each.read_text("utf-8") == text):
+            with new_file(each) as file:
+                file.write(text.encode())
+    lines = [f"best spec: {path}, its figures: {figures_of(path)}"]
+    if best is not None and path != best:
+        lines.append(f"{best} was there already, with other content: it is as it was")
+    seeds = shlex.join(["python", "-m", "job", "compare", str(spec), str(path), "--seeds", "5"])
+    return [*lines, f"whether that holds for other seeds: {seeds}"]
+
+
+def figures_of(path: Path) -> Path:
+    """The file of figures beside a best spec."""
+    return path.with_name(f"{path.stem}.figures.json")
