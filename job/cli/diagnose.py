@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -14,8 +12,7 @@ import typer
 from job.cli.arguments import Json, Spec
 from job.errors import Fault, InputError
 from job.exit_codes import FAILED, FINDINGS, PASSED
-from job.spec import patch
-from job.spec.patch import Edit, applied
+from job.spec.patch import applied, moved
 from job.spec.read import parse_spec, read_text, with_digests
 
 
@@ -69,7 +66,7 @@ def diagnose(
     if as_json:
         typer.echo(json.dumps(record, allow_nan=False))
     if fix is not None and diagnosis.edits:
-        write(content(raw, diagnosis.edits, spec, fix), fix)
+        write(moved(applied(raw, diagnosis.edits), spec, fix), fix)
         _print_notice(f"wrote {fix}")
     elif fix is not None:
         _print_notice(f"{fix} was not written: there is nothing to edit")
@@ -94,25 +91,6 @@ def check_free(out: Path) -> None:
     if not os.access(folder, os.W_OK):
         rule = "its folder must be writable"
         raise InputError([Fault(f"--fix {out}", "no permission", rule, "name another")])
-
-
-def content(raw: patch.Json, edits: Sequence[Edit], source: Path, out: Path) -> str:
-    """The edited spec's text, with relative paths that fit its new folder; raises InputError."""
-    spec = applied(raw, edits)
-    here, there = source.resolve().parent, out.resolve().parent
-    path = spec["data"]["path"]
-    if not path.startswith("s3://") and not os.path.isabs(path):
-        spec["data"]["path"] = os.path.relpath(here / path, there)
-    tasks = [[task["loss"], *task.get("own_metrics", [])] for task in spec["tasks"]]
-    for own in (spec.get("model", {}), *itertools.chain(*tasks)):
-        if "file" in own:
-            own["file"] = os.path.relpath(here / own["file"], there)
-    schema = spec.get("$schema")
-    if isinstance(schema, str) and "://" not in schema:
-        spec["$schema"] = os.path.relpath(here / schema, there)
-    text = json.dumps(spec, indent=2, ensure_ascii=False) + "\n"
-    parse_spec(text, str(out))
-    return text
 
 
 def write(text: str, out: Path) -> None:

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from job.cli.arguments import Spec
-from job.cli.diagnose import content
 from job.errors import Fault, InputError
 from job.exit_codes import FAILED, INTERRUPTED
 from job.record.layout import FORM
+from job.spec.patch import applied, moved
 from job.spec.read import parse_spec, read_text, with_digests
 
 if TYPE_CHECKING:
@@ -122,6 +122,7 @@ def _study(
     """The study, once spec, space and data have no fault; raises InputError, StoreError."""
     from job.data.dataset import load
     from job.search.journal import journal_key, open_journal
+    from job.search.measurable import check_measurable
     from job.search.objective import Objective
     from job.search.space import read_space
     from job.search.study import SearchStudy
@@ -135,7 +136,7 @@ def _study(
     if not FORM.fullmatch(named) or len(named) > LONGEST:
         rule = f"a study's name is of a-z, 0-9 and -, at most {LONGEST}"
         raise InputError([Fault(f"--study {named}", "another name", rule, "name it with --study")])
-    load(base, folder, test=True)
+    check_measurable(base, load(base, folder, test=True), wanted)
     store = open_store(url, base.checkpoint.encryption)
     journal = open_journal(store, journal_key(base.name, named))
     return SearchStudy(journal, named, dimensions, wanted, pruner)
@@ -158,11 +159,11 @@ def _written(result: Result, spec: Path, best: Path | None) -> list[str]:
     space, trial = result.study.space, result.best
     out = best or spec
     named = out.with_name(f"{out.stem}.{result.study.run_id(trial.number)}.json")
-    edits = space.edits(trial.params)
+    content = applied(space.raw, space.edits(trial.params))
 
     def texts(path: Path) -> dict[Path, str]:
         figures = json.dumps(result.figures(), indent=2, ensure_ascii=False) + "\n"
-        return {path: content(space.raw, edits, spec, path), figures_of(path): figures}
+        return {path: moved(content, spec, path), figures_of(path): figures}
 
     def is_taken(path: Path) -> bool:
         return os.path.lexists(path) and path.read_text("utf-8") != texts(path)[path]

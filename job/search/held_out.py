@@ -11,7 +11,7 @@ from job.data.dataset import load
 from job.model.skill import CONFIDENCE, MOST_FREEDOM, Skill, measure_skill, student_t
 from job.record.run_index import RunIndexStore
 from job.spec import JobSpec, Task
-from job.store import Store
+from job.store import Missing, Store
 from job.train.evaluate import Losses
 from job.train.trainer import Trainer
 from job.train.yardsticks import Counted, Yardsticks
@@ -61,13 +61,14 @@ def on_test(spec: JobSpec, folder: Path, store: Store, run: str) -> OnTest | Non
     Raises InputError, Damaged, StoreError.
     """
     data = load(spec, folder, test=True)
-    index = RunIndexStore(store, run, fenced=False).read()
-    if data.test is None or index is None:
+    if data.test is None:
         return None
-    found = restore(store, run, index, lambda *_: None)
+    index = RunIndexStore(store, run, fenced=False).read()
+    found = restore(store, run, index, lambda *_: None) if index is not None else None
+    if found is None:
+        raise Missing(f"{store.url}/{run} has no checkpoint: it was removed from the store")
     training = Trainer(spec, data)
-    if found is not None:
-        training.restore(found.tensors, found.manifest.values)
+    training.restore(found.tensors, found.manifest.values)
     measured = training.on_test()
     return None if measured is None else OnTest(spec, *measured)
 

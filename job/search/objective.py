@@ -40,7 +40,7 @@ class Objective:
         """The objectives in words."""
         if self.how and self.how not in self.tasks:
             return [f"{self.how} validation skill"]
-        return [f"validation skill of {task}" for task in self._needed]
+        return [f"validation skill of {task}" for task in self.needed]
 
     @property
     def single(self) -> bool:
@@ -49,17 +49,18 @@ class Objective:
 
     def missing(self, skills: Skills) -> list[str]:
         """The tasks whose skill is needed and is no number."""
-        return [task for task in self._needed if not _is_number(skills.get(task))]
+        return [task for task in self.needed if not _is_number(skills.get(task))]
 
     @property
-    def _needed(self) -> tuple[str, ...]:
+    def needed(self) -> tuple[str, ...]:
+        """The tasks whose skills are needed."""
         return (self.how,) if self.how in self.tasks else self.tasks
 
     def values(self, skills: Skills) -> list[float]:
         """The objectives' values; not numbers where a skill that is needed is missing."""
         if self.missing(skills):
             return [math.nan] * len(self.names)
-        known = [float(skills[task] or 0) for task in self._needed]
+        known = [float(skills[task] or 0) for task in self.needed]
         return [OF_ALL[self.how](known)] if self.how and self.how not in self.tasks else known
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from job.search.held_out import Gain, OnTest, on_test
-from job.search.show import settings, with_error
+from job.search.show import settings, skills_of, with_error
 from job.search.study import AS_IT_IS, ERROR, RUN, SKILL, WHY, SearchStudy
 from job.show.format import counted
 from job.store import Store
@@ -106,29 +106,41 @@ def trials_in_words(study: SearchStudy) -> list[str]:
 
 def in_words(result: Result) -> list[str]:
     """What the best trial is worth, line by line."""
-    study, best = result.study, result.best
+    study, best, default = result.study, result.best, result.default
     which = f"trial {best.number} ({settings(best)})"
     if study.objective.single:
-        chosen = f"{which} has the best {study.objective.names[0]}: {100 * best.values[0]:.1f}%"
+        lines = [f"{which} has the best {study.objective.names[0]}: {100 * best.values[0]:.1f}%"]
     else:
-        chosen = f"{which} has the best mean of the front's skills"
-    lines = [f"{chosen}; it was chosen by this number, which is therefore too high to be expected"]
+        lines = [f"{which} has the best mean of the front's skills"]
+    lines[0] += "; as it was chosen by that number, expect less of it"
+    if default == best:
+        return [*lines, "it is the spec as it is: no trial is better", *_tested(result)]
+    if default is None:
+        return [*lines, "no trial of the spec as it is stands beside it", *_tested(result)]
+    lines.append(f"trial {default.number}, the spec as it is: {_skills_of(default)}")
+    return [*lines, *_tested(result)]
+
+
+def _tested(result: Result) -> list[str]:
+    """What the test split says."""
     if result.test is None:
-        return [*lines, "the spec has no test split (data.test) to confirm it with"]
-    lines.append(f"on the test split, which chose nothing: {_skills(result.test)}")
-    if result.default is None:
-        return [*lines, "the spec's own values are no trial that ended: nothing is beside it"]
-    if result.default == best:
-        return [*lines, "no trial is better than the spec as it is"]
-    if result.default_test is not None:
-        lines.append(f"the spec as it is, there: {_skills(result.default_test)}")
+        return ["the spec has no test split (data.test) to confirm it with"]
+    lines = [f"on the test split, by which nothing was chosen: {_skills(result.test)}"]
+    if result.default_test is None:
+        return lines
+    lines.append(f"the spec as it is, there: {_skills(result.default_test)}")
     return [*lines, *_beside(list(result.gains.items()))]
+
+
+def _skills_of(trial: FrozenTrial) -> str:
+    """Objectives and skills of a trial on the validation split."""
+    return ", ".join(f"{task} {skill}" for task, skill in skills_of(trial).items())
 
 
 def _beside(gains: Sequence[tuple[str, Gain]]) -> list[str]:
     """The best trial beside the spec as it is, on the test split."""
     if not gains:
-        return ["their test losses do not compare: the search changes the data or the losses"]
+        return ["their test losses do not compare: the trial's data or losses are others"]
     lines = [
         f"{task}: test loss {100 * gain.value:.1f}% lower, 95% interval {100 * gain.low:.1f} to "
         f"{100 * gain.high:.1f}%"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -80,9 +80,11 @@ def skills_of(trial: FrozenTrial) -> dict[str, str]:
 
 
 def with_error(skill: float | None, error: float | None) -> str:
-    """A skill with its standard error, `31.2 ± 1.0%`."""
-    around = "" if error is None else f" ± {100 * error:.1f}%"
-    return f"{format_percent(skill).removesuffix('%') if around else format_percent(skill)}{around}"
+    """A skill with its standard error, `31.2 ± 1.0%`; a dash if there is none."""
+    if skill is None:
+        return "-"
+    around = "" if error is None else f" ± {100 * error:.1f}"
+    return f"{100 * skill:.1f}{around}%"
 
 
 def print_trials(trials: list[FrozenTrial], objective: Objective, title: str) -> None:

@@ -1,17 +1,22 @@
-"""Edits of a spec file, as JSON Patch (RFC 6902) or applied to the file's content."""
+"""Edits of a spec file, as JSON Patch (RFC 6902) or applied; its text for another folder."""
 
 from __future__ import annotations
 
 import copy
 import json
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from job.spec.job_spec import JobSpec
 from job.spec.read import parse_spec
 
 Json = dict[str, Any]
+STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
+"""A step of a path such as `$.tasks[1].loss`."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,28 @@ def applied(raw: Json, edits: Sequence[Edit]) -> Json:
 def edited(spec: JobSpec, edits: Sequence[Edit]) -> JobSpec:
     """The spec with the edits applied; raises InputError if the result is invalid."""
     return parse_spec(json.dumps(applied(json.loads(spec.canonical()), edits))) if edits else spec
+
+
+def moved(content: Json, source: Path, out: Path) -> str:
+    """The text of a spec file `out` with the content of a spec in `source`; raises InputError.
+
+    Relative paths lead to the same files.
+    """
+    here, there = source.resolve().parent, out.resolve().parent
+    content = copy.deepcopy(content)
+    spec = parse_spec(json.dumps(content), str(source))
+    named = spec.files | {f"{where}.file": own.file for where, own in spec.own_code.items()}
+    for where, path in named.items():
+        if "://" not in path and not os.path.isabs(path):
+            *sections, last = (key or int(index) for key, index in STEP.findall(where))
+            inner: Any = content
+            for section in sections:
+                inner = inner[section]
+            inner[last] = os.path.relpath(here / path, there)
+    schema = content.get("$schema")
+    if isinstance(schema, str) and "://" not in schema:
+        content["$schema"] = os.path.relpath(here / schema, there)
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
 def _operation(raw: Any, edit: Edit) -> Json:
