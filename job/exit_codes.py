@@ -13,7 +13,8 @@ MEANINGS = {
     GATES_FAILED: "done, and a gate failed",
     FINDINGS: "diagnose has findings",
     DEVICE_FAILED: "the device failed; only under a supervisor, which starts the trainer again",
-    INTERRUPTED: "interrupted by a signal; the same --run-id goes on, and the same compare --store",
+    INTERRUPTED: "interrupted by a signal; the same --run-id goes on, and the same compare --store "
+    "or search",
 }
 
 

@@ -117,7 +117,8 @@ def in_words(result: Result) -> list[str]:
         return [*lines, "it is the spec as it is: no trial is better", *_tested(result)]
     if default is None:
         return [*lines, "no trial of the spec as it is stands beside it", *_tested(result)]
-    lines.append(f"trial {default.number}, the spec as it is: {_skills_of(default)}")
+    values = f"{100 * default.values[0]:.1f}%, " if study.objective.single else ""
+    lines.append(f"trial {default.number}, the spec as it is: {values}{_skills_of(default)}")
     return [*lines, *_tested(result)]
 
 
@@ -133,7 +134,7 @@ def _tested(result: Result) -> list[str]:
 
 
 def _skills_of(trial: FrozenTrial) -> str:
-    """Objectives and skills of a trial on the validation split."""
+    """A trial's skills on the validation split."""
     return ", ".join(f"{task} {skill}" for task, skill in skills_of(trial).items())
 
 
@@ -142,8 +143,8 @@ def _beside(gains: Sequence[tuple[str, Gain]]) -> list[str]:
     if not gains:
         return ["their test losses do not compare: the trial's data or losses are others"]
     lines = [
-        f"{task}: test loss {100 * gain.value:.1f}% lower, 95% interval {100 * gain.low:.1f} to "
-        f"{100 * gain.high:.1f}%"
+        f"{task}: test loss {-100 * gain.value:+.1f}%, 95% interval {-100 * gain.high:+.1f} to "
+        f"{-100 * gain.low:+.1f}%"
         for task, gain in gains
     ]
     better = [task for task, gain in gains if gain.certain and gain.value > 0]

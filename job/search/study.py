@@ -9,6 +9,7 @@ import numpy as np
 import optuna
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import TPESampler
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from job.errors import Fault, InputError
@@ -43,13 +44,11 @@ class SearchStudy:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.name, self.space, self.objective = name, space, objective
         self.base: JobSpec = space.edited([])
-        self.study = optuna.create_study(
-            storage=storage,
-            study_name=name,
-            directions=["maximize"] * len(objective.names),
-            pruner=PRUNERS[pruner if objective.single else "none"](),
-            load_if_exists=True,
-        )
+        if name not in optuna.get_all_study_names(storage):  # else the journal would grow
+            directions = [StudyDirection.MAXIMIZE] * len(objective.names)
+            optuna.create_study(storage=storage, study_name=name, directions=directions)
+        made = PRUNERS[pruner if objective.single else "none"]()
+        self.study = optuna.load_study(study_name=name, storage=storage, pruner=made)
         self._check_same()
         values = space.of_the_spec()
         if not self.study.get_trials(deepcopy=False) and values is not None:

@@ -83,9 +83,14 @@ def missing(page: str, texts: list[str]) -> list[str]:
 
 
 def test_every_option_is_described() -> None:
-    """Every option of `run` is on the page on running, every one of `diagnose` on its page."""
+    """Every option of `run`, `diagnose` and `search` is on the command's page."""
     commands = vars(typer.main.get_command(app))["commands"]
-    for name, page in {"run": "docs/running.md", "diagnose": "docs/diagnosis.md"}.items():
+    pages = {
+        "run": "docs/running.md",
+        "diagnose": "docs/diagnosis.md",
+        "search": "docs/searching.md",
+    }
+    for name, page in pages.items():
         options = [option for each in commands[name].params for option in each.opts]
         asked = [option for option in options if option.startswith("--") and option != "--help"]
         assert asked
