@@ -53,9 +53,9 @@ def waits(prediction, target):
     global calls
     calls += 1
     place = os.environ.get("HOLD")
+    if place and Path(place, "kill").exists():
+        os.kill(os.getpid(), signal.SIGKILL)
     if place and calls > 4:
-        if Path(place, "kill").exists():
-            os.kill(os.getpid(), signal.SIGKILL)
         Path(place, f"reached-{os.getpid()}").touch()
         while Path(place, "hold").exists():
             time.sleep(0.005)
