@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,10 +27,21 @@ Traceback = Annotated[
 
 @contextmanager
 def causes(shown: bool) -> Iterator[None]:
-    """Print the error behind an InputError, if there is one, to stderr."""
+    """Print the error behind an InputError, if there is one and it is to be shown, to stderr.
+
+    What was warned of before an InputError is dropped unless that is shown: the error's line says
+    what is wrong. Without one, warnings are printed at the end.
+    """
+    seen: list[warnings.WarningMessage] = []
     try:
-        yield
+        with warnings.catch_warnings(record=True) as seen:
+            yield
     except InputError as error:
-        if shown and error.__cause__ is not None:
+        if not shown:
+            seen = []
+        elif error.__cause__ is not None:
             traceback.print_exception(error.__cause__)
         raise
+    finally:
+        for each in seen:
+            warnings.showwarning(each.message, each.category, each.filename, each.lineno)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -47,6 +48,7 @@ def compare(
     from job.compare.runs import variants
     from job.compare.summary import print_table, summary
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the workers, as Ctrl-C does
     rows = variants({path: read_spec(path) for path in specs}, balance, control)
     try:
         results = run_all(rows, seeds, workers, lambda text: typer.echo(text, err=True), store)

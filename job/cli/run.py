@@ -27,43 +27,51 @@ from job.store import Store, StoreError
 
 if TYPE_CHECKING:
     from job.distributed.ranks import Ranks
+    from job.record.claim import Claim
     from job.run.attempt import RunAttempt
     from job.train.trainer import Trainer
 
 
+Where = Annotated[str, typer.Option(help="Store of the runs: a directory, or s3://bucket/prefix.")]
+RunId = Annotated[
+    str | None,
+    typer.Option(help="Name of the run; an unfinished run of that name is resumed."),
+]
+Resume = Annotated[
+    str | None, typer.Option(metavar="RUN_ID", help="Like --run-id, but the run must exist.")
+]
+TakeOver = Annotated[
+    bool,
+    typer.Option("--take-over", help="Do not wait for another process of the run."),
+]
+Control = Annotated[
+    bool,
+    typer.Option(
+        "--control",
+        help="Permute the targets between samples: what the job measures where there is "
+        "nothing to learn.",
+    ),
+]
+Grace = Annotated[
+    float,
+    typer.Option(min=0, max=86400, help="Seconds after a signal for a last checkpoint."),
+]
+Pretty = Annotated[
+    bool, typer.Option("--pretty", help="Print text even if the output is not a terminal.")
+]
+
+
 def run(
     spec: Spec,
-    store: Annotated[
-        str, typer.Option(help="Store of the runs: a directory, or s3://bucket/prefix.")
-    ] = "runs",
-    run_id: Annotated[
-        str | None,
-        typer.Option(help="Name of the run; an unfinished run of that name is resumed."),
-    ] = None,
-    resume: Annotated[
-        str | None, typer.Option(metavar="RUN_ID", help="Like --run-id, but the run must exist.")
-    ] = None,
-    take_over: Annotated[
-        bool,
-        typer.Option("--take-over", help="Do not wait for another process of the run."),
-    ] = False,
-    control: Annotated[
-        bool,
-        typer.Option(
-            "--control",
-            help="Permute the targets between samples: what the job measures where there is "
-            "nothing to learn.",
-        ),
-    ] = False,
-    grace: Annotated[
-        float,
-        typer.Option(min=0, max=86400, help="Seconds after a signal for a last checkpoint."),
-    ] = 5.0,
+    store: Where = "runs",
+    run_id: RunId = None,
+    resume: Resume = None,
+    take_over: TakeOver = False,
+    control: Control = False,
+    grace: Grace = 5.0,
     traceback: Traceback = False,
     as_json: Json = False,
-    pretty: Annotated[
-        bool, typer.Option("--pretty", help="Print text even if the output is not a terminal.")
-    ] = False,
+    pretty: Pretty = False,
 ) -> None:
     """Train a spec; the exit code is the verdict of its gates."""
     if as_json and pretty:
@@ -80,44 +88,66 @@ def run(
             raise typer.Exit(_train_along(job, ranks))
 
     from job.distributed.ranks import ALONE
-    from job.env import own_pod
-    from job.events.log import Sampled, print_line
-    from job.record.claim import Finished, claim, finished_code
-    from job.run.attempt import RunAttempt
+    from job.record.claim import Finished, claim
     from job.show.live import make_display
     from job.store import open_store
 
     where, key = open_store(store, job.checkpoint.encryption), f"{job.name}/{name}"
-    code = finished_code(where, key, job)
-    if code is not None:
-        typer.echo(finished_notice(where, key, code), err=True)
-        raise typer.Exit(code)
+    _leave_finished(where, key, job)
     screen = make_display() if pretty or (sys.stdout.isatty() and not as_json) else None
     with causes(traceback):
         training = _make_trainer(job, spec, ranks or ALONE)
-
-    def notify(text: str) -> None:
-        if screen is not None:
-            screen.close()
-        typer.echo(printable(text), err=True)
-
+    again = "" if liveness_path(os.environ) else resume_command(spec, name, store, control)
     try:
         claimed = claim(where, job, key, take_over=take_over, must_exist=resume is not None)
-        again = "" if liveness_path(os.environ) else resume_command(spec, name, store, control)
-        sinks = [screen or (Sampled() if own_pod(os.environ) else print_line)]
-        attempt = RunAttempt(training, claimed, name, sinks, grace, again, notify)
-        if screen is not None:
-            connect_screen(screen, attempt)
-        code = attempt.execute()
-        if screen is not None and attempt.report_url:
-            screen.print_text(f"report: {attempt.report_url}")
-        raise typer.Exit(code)
+        raise typer.Exit(_execute(training, claimed, name, screen, grace, again))
     except Finished as finished:
         typer.echo(finished_notice(where, key, finished.code), err=True)
         raise typer.Exit(finished.code) from None
     finally:
         if screen is not None:
             screen.close()
+
+
+def _leave_finished(store: Store, key: str, job: JobSpec) -> None:
+    """Exit with the code of a run that has finished, and a line that says so."""
+    from job.record.claim import finished_code
+
+    code = finished_code(store, key, job)
+    if code is not None:
+        typer.echo(finished_notice(store, key, code), err=True)
+        raise typer.Exit(code)
+
+
+def _execute(
+    training: Trainer,
+    claimed: Claim,
+    name: str,
+    screen: Live | Readable | None,
+    grace: float,
+    again: str,
+) -> int:
+    """One attempt at a claimed run, on a screen or as lines of JSON; returns the exit code.
+
+    again: the command that resumes it, "" if a supervisor does.
+    """
+    from job.env import own_pod
+    from job.events.log import Sampled, print_line
+    from job.run.attempt import RunAttempt
+
+    def notify(text: str) -> None:
+        if screen is not None:
+            screen.close()
+        typer.echo(printable(text), err=True)
+
+    sinks = [screen or (Sampled() if own_pod(os.environ) else print_line)]
+    attempt = RunAttempt(training, claimed, name, sinks, grace, again, notify)
+    if screen is not None:
+        connect_screen(screen, attempt)
+    code = attempt.execute()
+    if screen is not None and attempt.report_url:
+        screen.print_text(f"report: {attempt.report_url}")
+    return code
 
 
 def _run_name(run_id: str | None, resume: str | None) -> str:

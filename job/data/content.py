@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from job.data.arrays import TABLES, check_ending, read_arrays
-from job.data.encoding.codes import Real, odd_codes
+from job.data.encoding.codes import Real, empties, odd_codes
 from job.data.encoding.encoders import (
     Stored,
     common_positions,
@@ -72,6 +72,11 @@ def _path(data: Arrays, name: str, key: str = "") -> str:
     return "$.data.features" if data.inputs is None else f"$.data.inputs.{name}{key}"
 
 
+def _missing(data: Arrays, name: str) -> str:
+    """The key that says what is done where a value of an input is missing."""
+    return "data.missing" if data.inputs is None else f"data.inputs.{name}.missing"
+
+
 def _mark(spec: JobSpec, data: Arrays) -> tuple[str, str] | None:
     """JSON path and name in the data of what the split looks at."""
     split = data.split
@@ -104,7 +109,10 @@ def _marks(
     if len(rows := np.flatnonzero(empty)):
         rule = "the split needs a value in every row"
         more = f", in {len(rows)} rows" if len(rows) > 1 else ""
-        fault = Fault(place.at(name, [int(rows[0])]), f"no value{more}", rule, "fill it in")
+        remedy = "fill it in"
+        if mark[0].endswith(".target"):
+            remedy += f', or set {mark[0].removesuffix("target")}missing to "skip"'
+        fault = Fault(place.at(name, [int(rows[0])]), f"no value{more}", rule, remedy)
         raise InputError([fault])
     return values
 
@@ -139,7 +147,12 @@ def _read_arrays(spec: JobSpec, data: Arrays, source: str, folder: Path) -> Cont
         whole = wanted if paddings else {*coded, *marks, *_labels(spec)}
         arrays, names = read_shards(source, folder, wanted, texts, wanted - whole)
     else:
-        arrays, names = read_arrays(source, folder, wanted, texts)
+        numbers = {sources[name] for name, each in named.items() if each.kind == "numbers"}
+        arrays, names = read_arrays(source, folder, wanted, texts | numbers)
+        if faults := [
+            _of_texts(source, key) for key in sorted(numbers - texts) if _has_texts(arrays, key)
+        ]:
+            raise InputError(faults)
     targets = [name for name in names if name not in {*sources.values(), *paddings.values()}]
     absent = [
         _no_array(_path(data, name, ".source"), key, names, source)
@@ -169,7 +182,7 @@ def _read_arrays(spec: JobSpec, data: Arrays, source: str, folder: Path) -> Cont
             real = real_positions(name, named[name], arrays[key], axes, len(first), source)
         for name, each in inputs.items():
             mine, key = real_of(each, real), sources[name]
-            faults += value_faults_of(arrays[key], named[name], place, mine)
+            faults += value_faults_of(arrays[key], named[name], place, mine, _missing(data, name))
     if faults:
         raise InputError([*faults, *missing_targets(spec, targets)])
     kept = {name: arrays[name] for name in _labels(spec) if name in arrays}
@@ -185,6 +198,17 @@ def _no_array(where: str, key: str, names: Sequence[str], source: str) -> Fault:
         remedy = f'store them as one column of lists, or name the columns: ["{names[0]}", …]'
         return replace(fault, remedy=remedy)
     return fault
+
+
+def _has_texts(arrays: Mapping[str, Array], key: str) -> bool:
+    return key in arrays and arrays[key].dtype.kind == "O"
+
+
+def _of_texts(source: str, key: str) -> Fault:
+    """The fault of an input of numbers that holds texts."""
+    rule = 'an input of kind "numbers" must hold numbers'
+    remedy = 'store numbers, or set the kind of this input to "codes" in data.inputs'
+    return Fault(f"{source}, column {key}", "texts", rule, remedy)
 
 
 def _unequal_rows(data: Arrays, inputs: Mapping[str, Array | Rows]) -> list[Fault]:
@@ -222,6 +246,7 @@ def _read_table(spec: JobSpec, data: Arrays, source: str, folder: Path) -> Conte
     read = [name for name in dict.fromkeys([*every, *taken]) if name in names]
     columns = {name: parse_column(table, name) for name in read}
     for name, mine in chosen.items():
+        _add_faults_of_empty_cells(table, {c: columns[c] for c in mine}, data, name)
         for column in mine:
             _add_faults_of_cells(table, column, columns[column], data.named[name])
     if table.faults:
@@ -277,25 +302,38 @@ def _no_column(where: str, pattern: str, names: Sequence[str], data: Arrays) -> 
 
 
 def _add_faults_of_cells(table: Table, name: str, values: Array, about: Input) -> None:
-    """Add the faults of a feature's cells that are empty, too large for float32, or no codes."""
+    """Add the faults of a feature's cells that are too large for float32, or no codes."""
     if about.is_coded:
         rule, of_codes = "codes are whole numbers or texts", "number the categories"
         table.add_faults(
             name, odd_codes(values), lambda i: (cell_text(table, name, i), rule, of_codes)
         )
         return
-    remedy = 'fill it in, or set data.missing to "mean" or "indicator"'
-    rule = "every row needs a value"
-    empty = values == "" if values.dtype.kind == "O" else np.isnan(values)
-    if about.missing == "refuse" and empty.any():
-        first, count = int(empty.argmax()), int(empty.sum())
-        found = cell_text(table, name, first) + (f", in {count} rows" if count > 1 else "")
-        table.faults.append(table.fault_at(first, name, found, rule, remedy))
     if values.dtype.kind != "O":
         with np.errstate(over="ignore"):
-            large = ~np.isfinite(values.astype(np.float32)) & ~empty
+            large = ~np.isfinite(values.astype(np.float32)) & ~np.isnan(values)
         rule = "must be a finite number in float32"
         table.add_faults(name, large, lambda i: (cell_text(table, name, i), rule, "correct it"))
+
+
+def _add_faults_of_empty_cells(
+    table: Table, features: Mapping[str, Array], data: Arrays, of: str
+) -> None:
+    """Add one fault for the columns [N] of an input that are empty in the same rows."""
+    if data.named[of].is_coded or data.named[of].missing != "refuse":
+        return
+    alike: dict[bytes, list[str]] = {}
+    for name, values in features.items():
+        empty = empties(values)
+        if empty.any():
+            alike.setdefault(empty.tobytes(), []).append(name)
+    for rows, (name, *others) in alike.items():
+        empty = np.frombuffer(rows, dtype=bool)
+        first, count = int(empty.argmax()), int(empty.sum())
+        found = cell_text(table, name, first) + (f", in {count} rows" if count > 1 else "")
+        found += f", as in {', '.join(others)}" if others else ""
+        remedy = f'fill it in, or set {_missing(data, of)} to "mean" or "indicator"'
+        table.faults.append(table.fault_at(first, name, found, "every row needs a value", remedy))
 
 
 # --- names that are not there -------------------------------------------------------------------

@@ -9,6 +9,7 @@ from job.events.at_end import (
     Predictions,
     Sample,
 )
+from job.events.json_fields import fields
 from job.events.types import (
     EVENT,
     SCHEMA,
@@ -26,7 +27,6 @@ from job.events.types import (
     Superseded,
     TaskSetup,
     Worth,
-    fields,
 )
 
 __all__ = [

@@ -17,7 +17,8 @@ from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, to_json
 from structlog.typing import EventDict
 
-from job.events.types import SCHEMA, fields
+from job.events.json_fields import fields
+from job.events.types import SCHEMA
 
 Line = dict[str, Any]
 Sink = Callable[[Line, str], None]

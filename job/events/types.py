@@ -7,10 +7,9 @@ or null beside `<field>_nonfinite: true`.
 
 from __future__ import annotations
 
-import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from job.events.at_end import FinalTest, FinalTestTask, Predictions
 from job.events.record import Record
@@ -367,35 +366,3 @@ Event = Annotated[
 ]
 
 EVENT: TypeAdapter[Event] = TypeAdapter(Event)
-
-
-def fields(event: BaseModel) -> dict[str, Any]:
-    """The event's own fields as JSON values; only a number that is not finite is null, and flagged.
-
-    A field that may be null and is, such as `shared_grad_norm` between audits, is left out.
-    """
-    return _finite(event.model_dump(exclude_none=True))
-
-
-def _finite(record: dict[str, Any]) -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, value in record.items():
-        if isinstance(value, float):  # first: nearly all are
-            out[key] = value
-            if not math.isfinite(value):
-                out[key], out[f"{key}_nonfinite"] = None, True
-        elif isinstance(value, dict):
-            out[key] = _finite(value)
-        elif isinstance(value, list):
-            out[key] = [
-                _finite(x) if isinstance(x, dict) else None if _is_broken(x) else x for x in value
-            ]
-            if any(map(_is_broken, value)):
-                out[f"{key}_nonfinite"] = True
-        else:
-            out[key] = value
-    return out
-
-
-def _is_broken(value: Any) -> bool:
-    return isinstance(value, float) and not math.isfinite(value)

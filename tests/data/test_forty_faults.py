@@ -183,6 +183,17 @@ FAULTS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         "a.csv, row 2, column depth: found an empty cell, in 12 rows; every row needs a value; "
         'fill it in, or set data.missing to "mean" or "indicator"',
     ),
+    "rows of a remark alone": (
+        table(features=["depth", "level"]),
+        {"a.csv": rows() + "end,,,,,\n" * 2},
+        "a.csv, row 14, column depth: found an empty cell, in 2 rows, as in level; every row needs "
+        'a value; fill it in, or set data.missing to "mean" or "indicator"',
+    ),
+    "one word in many rows": (
+        table(),
+        {"a.csv": rows() + "B,n.d.,2,0.25,1,train\n" * 3},
+        f'a.csv, row 14, column depth: found "n.d.", in 3 rows; {NO_NUMBER}',
+    ),
     "days as categories": (
         table(),
         {"a.csv": rows("B,2024-02-02,2,0.25,1,train", depth="2024-02-01")},
@@ -243,6 +254,24 @@ FAULTS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {"a.csv": rows("B,1.5,2,0.25,99999999,train")},
         "$.tasks[0].outputs: found class 99999999 at a.csv, row 3, column storm; outputs = 2 means "
         "classes 0 … 1; correct the data",
+    ),
+    "a class left out of those to stratify by": (
+        table(split={"stratified": "storm"}),
+        {"a.csv": rows("B,1.5,2,0.25,,train")},
+        "a.csv, row 3, column storm: found no value; the split needs a value in every row; fill it "
+        'in, or set $.tasks[1].missing to "skip"',
+    ),
+    "values that were never measured": (
+        job(),
+        {"a.npz": arrays(features=np.full((12, 5, 3), np.nan))},
+        "a.npz, row 0, column features[0, 0]: found nan, in 180 values; must be a finite number in "
+        'float32; correct the data, or set data.missing to "mean" or "indicator"',
+    ),
+    "names of categories among numbers": (
+        job(),
+        {"a.npz": arrays(features=np.array([["red", "blue"]] * 12))},
+        'a.npz, column features: found texts; an input of kind "numbers" must hold numbers; store '
+        'numbers, or set the kind of this input to "codes" in data.inputs',
     ),
     "a sentinel among the classes": (
         job(STORM | {"missing": "skip"}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from job.spec.read import read_spec
 from job.train.build.check_own import check_own
 from job.train.build.losses import task_losses
 from job.train.yardsticks import Yardsticks
+from tests.support.command import here
 from tests.support.tiny_job import PARTIAL, SMALL, Trained, write
 
 HUBER = """\
@@ -121,6 +123,35 @@ def test_faulty_losses_are_one_line(tmp_path: Path, source: str) -> None:
     with pytest.raises(InputError) as caught:
         check_own(spec, load(spec, tmp_path))
     assert str(caught.value) == FAULTY[source]
+
+
+BROADCAST = """\
+import torch.nn.functional as F
+
+
+def loss(prediction, target):
+    return F.mse_loss(prediction, target{index}, reduction="none"){after}
+"""
+
+
+@pytest.mark.parametrize(
+    ("index", "after", "code", "warned"), [("[..., 0]", "", 2, 0), ("[:1]", " * 0", 0, 1)]
+)
+def test_warnings_before_a_fault_are_dropped(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    index: str,
+    after: str,
+    code: int,
+    warned: int,
+) -> None:
+    """A fault is one line, whatever torch warned of before it; without one, warnings are shown."""
+    source = BROADCAST.format(index=index, after=after)
+    path = place(tmp_path, source, SMALL["tasks"], "down")
+    with warnings.catch_warnings(record=True, action="always") as seen:
+        ended, _, err = here(capsys, "validate", path)
+    assert (ended, len(err.splitlines())) == (code, 1 if code else 0), err
+    assert bool(seen) == bool(warned)
 
 
 def test_its_file_is_content(tmp_path: Path) -> None:

@@ -73,15 +73,18 @@ def common_positions(stored: Mapping[str, Stored]) -> tuple[int, ...]:
     return each[first]
 
 
-def value_faults_of(values: Array | Rows, about: Input, place: Place, real: Real) -> list[Fault]:
+def value_faults_of(
+    values: Array | Rows, about: Input, place: Place, real: Real, missing: str
+) -> list[Fault]:
     """The faults of the values of an array, as stored, that their kind does not allow.
 
-    real: of its positions; None if it has no padding.
+    real: of its positions; None if it has no padding. missing: the key that says what is done where
+    a value is missing.
     """
     if isinstance(values, Rows):  # the first faults are enough, and the rest would take long
         for span in spans(values):
             here = place._replace(numbers=np.arange(span.start, span.stop))
-            if faults := value_faults_of(values[span].numpy(), about, here, None):
+            if faults := value_faults_of(values[span].numpy(), about, here, None, missing):
                 return faults
         return []
     kept = np.ones((1,) * values.ndim, dtype=bool)
@@ -93,7 +96,8 @@ def value_faults_of(values: Array | Rows, about: Input, place: Place, real: Real
         odd = odd_codes(values) & kept
         return value_faults(values, odd, str(about.source), place, rule, lambda _: remedy)
     values = values if real is None else np.where(kept, values, 0)
-    return not_finite(values, str(about.source), place, about.missing != "refuse")
+    remedy = f'correct the data, or set {missing} to "mean" or "indicator"'
+    return not_finite(values, str(about.source), place, about.missing != "refuse", remedy)
 
 
 def _everywhere(real: Real, values: Array) -> NDArray[np.bool_]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -103,9 +104,23 @@ def _text_column(table: Table, name: str, column: pa.ChunkedArray) -> Array:
         return texts
     add_notation_faults(table, notations)
     wrong[[cell.row for cell in notations]] = False
-    remedy = "correct it, or empty the cell"
-    table.add_faults(name, wrong, lambda i: (quoted(column, i), "must be a number", remedy))
+    _add_faults_of_words(table, name, column, texts, wrong)
     return np.where(np.isnan(values) & filled, 0.0, values)  # they have their faults
+
+
+def _add_faults_of_words(
+    table: Table, name: str, column: pa.ChunkedArray, texts: Array, wrong: NDArray[np.bool_]
+) -> None:
+    """Add one fault for each of the texts [N] that is wrong [N]: it stands for no number."""
+    counts, rows = Counter(texts[wrong]), np.flatnonzero(wrong)
+    first = np.zeros_like(wrong)
+    first[list(dict(zip(texts[rows[::-1]], rows[::-1], strict=True)).values())] = True
+
+    def explain(i: int) -> tuple[str, str, str]:
+        more = f", in {counts[texts[i]]} rows" if counts[texts[i]] > 1 else ""
+        return quoted(column, i) + more, "must be a number", "correct it, or empty the cell"
+
+    table.add_faults(name, first, explain)
 
 
 def cell_text(table: Table, name: str, row: int) -> str:

@@ -136,10 +136,15 @@ def _copied(data: Dataset) -> str:
     repeated = len(held_out) - len(set(held_out))
     if max(known, repeated) <= COPIES * len(held_out):
         return ""
+    found = [
+        (known, "training samples", "the skill on them is memory"),
+        (repeated, "each other", "the skill's error is too small"),
+    ]
+    copies = ", and ".join(f"{count:,} are copies of {of}" for count, of, _ in found if count)
+    effect = ", and ".join(effect for count, _, effect in found if count)
     return (
-        f"of {len(held_out):,} validation samples {known:,} are copies of training samples, and "
-        f"{repeated:,} of each other: the skill on them is memory, and its error is too small; "
-        'keep copies together with data.split {"group": …}, or drop them'
+        f"of {len(held_out):,} validation samples {copies}: {effect}; keep copies "
+        'together with data.split {"group": …}, or drop them'
     )
 
 
