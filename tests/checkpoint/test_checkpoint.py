@@ -292,8 +292,7 @@ def test_a_store_that_stands_still_stalls_no_one(tmp_path: Path) -> None:
         for step in range(1, 31):
             run.take(step)
             if step == 1:  # let it leave
-                while run.writer._waiting is not None:
-                    time.sleep(0.001)
+                until(lambda: run.writer._waiting is None, pause=0.001)
         assert run.saved == []
         assert not run.writer.settle(0.1)
         go.set()
@@ -335,8 +334,7 @@ def test_closing_leaves_what_waits(tmp_path: Path) -> None:
     run = Run(store)
     go.clear()
     run.take(1)
-    while run.writer._waiting is not None:
-        time.sleep(0.001)
+    until(lambda: run.writer._waiting is None, pause=0.001)
     run.take(2)
     closing = threading.Thread(target=run.writer.close)
     closing.start()

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from job.events.log import Line
 from job.record.history import read_history
 from job.spec.read import schema as spec_schema
 from job.store import open_store
-from tests.support.command import ROOT, environment, here, job, on_terminal, start
+from tests.support.command import ROOT, Ended, environment, here, job, on_terminal, start, warm_job
 from tests.support.hold import Hold
 from tests.support.supervised import plant
 from tests.support.tiny_job import DEAD, HUGE, SMALL, STEPS, write
@@ -40,7 +39,6 @@ LONG = 12
 """Epochs of the run that is interrupted twice."""
 CUTS = (4 * STEPS + 2, 8 * STEPS + 3)
 """Steps at which a signal comes, in mid-epoch."""
-Ended = subprocess.CompletedProcess[str]
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +56,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(folder: Path, name: str, option: str, **settings: str) -> Ended:
-    """Train a spec as the run `one`."""
-    return job(folder, "run", f"{name}.json", "--run-id", "one", option, **settings)
-
-
 def warm_run(
     nursery: Nursery, folder: Path, name: str, run_id: str, *options: str, **circumstances: Any
 ) -> Process:
@@ -72,12 +65,14 @@ def warm_run(
 
 
 @pytest.fixture(scope="module")
-def ended(folder: Path) -> dict[str, Ended]:
+def ended(folder: Path, warm: Nursery) -> dict[str, Ended]:
     """Two runs to their ends."""
-    with ThreadPoolExecutor(2) as pool:
-        failing = pool.submit(run, folder, "failing", "--json")
-        exploding = pool.submit(run, folder, "exploding", "--pretty", PYTHONIOENCODING="ascii")
-        return {"failing": failing.result(), "exploding": exploding.result()}
+    failing = ("run", "failing.json", "--run-id", "one", "--json")
+    exploding = ("run", "exploding.json", "--run-id", "one", "--pretty")
+    return {
+        "failing": warm_job(warm, folder, *failing),
+        "exploding": job(folder, *exploding, PYTHONIOENCODING="ascii"),
+    }
 
 
 @pytest.fixture(scope="module")

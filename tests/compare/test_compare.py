@@ -25,9 +25,10 @@ from job.record.result import Result
 from job.spec import JobSpec
 from job.spec.read import read_spec
 from job.store import open_store
-from tests.support.command import die, job
+from tests.support.command import die, warm_job
 from tests.support.tiny_job import HUGE, SMALL, Trained, write
 from tests.support.tiny_job import job as small_job
+from tests.support.warm_process import Nursery
 
 RATIO = {"ratio": ["down", "pair"], "between": [0.01, 100]}
 
@@ -372,14 +373,18 @@ class TestRuns:
 class TestCommand:
     @pytest.fixture(scope="class", name="rows")
     @staticmethod
-    def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    def compared(
+        warm: Nursery, tmp_path_factory: pytest.TempPathFactory
+    ) -> tuple[Path, list[dict[str, Any]]]:
         """Two specs of one file name, one of which explodes, on two seeds, two at a time."""
         folder = tmp_path_factory.mktemp("compare")
         write(folder / "good", {"gates": [RATIO]})
         tasks = [*SMALL["tasks"], HUGE]
         write(folder / "bad", {"tasks": tasks, "model.init.heads": "default"})
         paths = ["good/spec.json", "bad/spec.json"]
-        ended = job(folder, "compare", *paths, "--seeds", "2", "--workers", "2", "--json")
+        ended = warm_job(
+            warm, folder, "compare", *paths, "--seeds", "2", "--workers", "2", "--json"
+        )
         assert ended.returncode == 1, ended.stderr
         assert "4/4 " in ended.stderr
         return folder, [json.loads(line) for line in ended.stdout.splitlines()]

@@ -23,10 +23,11 @@ from job.spec import JobSpec
 from job.spec.patch import Edit, applied, edited, patch
 from job.spec.read import parse_spec, read_spec
 from job.train.trainer import Trainer
-from tests.support.command import ROOT, here, job
+from tests.support.command import ROOT, here, warm_job
 from tests.support.planted_faults import FAULTS, HEALTHY, Problem, planted
 from tests.support.tiny_job import SMALL, Trained, write
 from tests.support.tiny_job import job as small_job
+from tests.support.warm_process import Nursery
 
 QUICK = {"detached", "frozen", "forgotten", "constant", "leaking", "rare", "starved", "too_short"}
 """Faults that take a second or two."""
@@ -293,23 +294,23 @@ def far_off(folder: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_the_command(tmp_path: Path) -> None:
+def test_the_command(tmp_path: Path, nursery: Nursery) -> None:
     """Findings as text, exit code 7; the fixed spec is written, valid, and passes its gate."""
     path, out = far_off(tmp_path / "in"), tmp_path / "fixed.json"
-    ended = job(tmp_path, "diagnose", str(path), "--fix", str(out), "--verify")
+    ended = warm_job(nursery, tmp_path, "diagnose", str(path), "--fix", str(out), "--verify")
     assert ended.returncode == 7, ended.stderr
     assert "1. level · travel budget" in ended.stdout
     assert "/tasks/0/transform" in ended.stdout
     assert "fixed: all gates passed in 1 of 1 runs" in ended.stdout
     assert "held" in ended.stdout
-    assert job(tmp_path, "validate", str(out)).returncode == 0
+    assert warm_job(nursery, tmp_path, "validate", str(out)).returncode == 0
     assert read_spec(out).tasks[0].transform.kind == "standardize"
 
 
-def test_the_command_as_json(tmp_path: Path) -> None:
+def test_the_command_as_json(tmp_path: Path, nursery: Nursery) -> None:
     """One JSON object: figures, findings and the patch that makes the fixed spec."""
     path, out = far_off(tmp_path), tmp_path / "fixed.json"
-    ended = job(tmp_path, "diagnose", path.name, "--json", "--fix", out.name)
+    ended = warm_job(nursery, tmp_path, "diagnose", path.name, "--json", "--fix", out.name)
     assert ended.returncode == 7
     printed = json.loads(ended.stdout)
     assert printed["findings"][0]["mechanism"] == "travel_budget"
@@ -319,10 +320,10 @@ def test_the_command_as_json(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_nothing_found(tmp_path: Path) -> None:
+def test_nothing_found(tmp_path: Path, nursery: Nursery) -> None:
     """Exit code 0, and no file is written."""
     path = write(tmp_path, {"tasks": SMALL["tasks"][1:3], "train.epochs": 20, "optimizer.lr": 0.01})
-    ended = job(tmp_path, "diagnose", str(path), "--fix", "out.json")
+    ended = warm_job(nursery, tmp_path, "diagnose", str(path), "--fix", "out.json")
     assert (ended.returncode, "nothing found" in ended.stdout) == (0, True), ended.stdout
     assert not (tmp_path / "out.json").exists()
 

@@ -16,8 +16,9 @@ from job.distributed.ranks import ALONE
 from job.errors import InputError
 from job.spec import Train
 from job.spec.read import read_spec
-from tests.support.command import here, job
+from tests.support.command import here, warm_job
 from tests.support.tiny_job import write
+from tests.support.warm_process import Nursery
 
 CPU = torch.device("cpu")
 
@@ -104,12 +105,12 @@ def test_commands_refuse_before_the_first_step(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 @pytest.mark.slow
-def test_bf16_without_a_kernel(tmp_path: Path) -> None:
+def test_bf16_without_a_kernel(tmp_path: Path, nursery: Nursery) -> None:
     """`validate` and `run` agree with the trial on whether this CPU trains in bf16."""
     write(tmp_path, {"train.precision": "bf16", "train.epochs": 1})
     code = 2 if unsupported_precision(CPU, "bf16") else 0
     for command in ("validate", "run"):
-        ended = job(tmp_path, command, "spec.json")
+        ended = warm_job(nursery, tmp_path, command, "spec.json")
         assert ended.returncode == code, ended.stderr
         line = '$.train.precision: found "bf16"; this machine\'s CPU has no LSTM in bf16; '
         assert ended.stderr.startswith(line) == (code == 2)

@@ -9,7 +9,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -88,23 +88,32 @@ def test_a_damaged_lease_is_taken_above_the_index(tmp_path: Path) -> None:
     assert lease(store).acquire(1, take_over=False) == 2
 
 
-def test_a_living_holder_keeps_it(tmp_path: Path) -> None:
+class Watching:
+    """The watcher's time, in place of the module `time`: its third pause sees an act."""
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        self.act, self.now, self.pauses = act, 0.0, 0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.pauses += 1
+        if self.pauses == 3:
+            self.act()
+
+
+def test_a_living_holder_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A lease that is renewed while it is watched is not taken; the holder is named."""
     store = DirectoryStore(tmp_path)
     first = lease(store)
     first.acquire(0, take_over=False)
-    done = threading.Event()
-
-    def beat() -> None:
-        while not done.wait(0.1):
-            first.renew()
-
-    thread = threading.Thread(target=beat)
-    thread.start()
+    watching = Watching(first.renew)
+    monkeypatch.setattr("job.record.lease.time", watching)
     with pytest.raises(Held, match=rf"process {os.getpid()}@\d+ .* --take-over"):
         lease(store).acquire(1, take_over=False)
-    done.set()
-    thread.join()
+    assert watching.pauses == 3
     first.renew()  # and goes on with it
 
 

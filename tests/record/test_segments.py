@@ -7,7 +7,7 @@ import os
 import tempfile
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from job.events.log import EventLog
 from job.record.claim import _settle_events
 from job.record.document import Document
-from job.record.lease import Held, Lease
+from job.record.lease import Lease
 from job.record.run_index import RunIndex
 from job.record.segments import EventUploader, Segment, UploadFailed, digest_of
 from job.record.spool import Spool
@@ -34,6 +34,24 @@ def spools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Spools go where the test's files are."""
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+
+
+class Clock:
+    """Time that the test moves, in place of the module `time`."""
+
+    now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of outages and of the keep-alive."""
+    made = Clock()
+    for module in ("job.record.segments", "job.run.keepalive"):
+        monkeypatch.setattr(f"{module}.time", made)
+    return made
 
 
 class Breakable(DirectoryStore):
@@ -179,27 +197,27 @@ def test_runs_of_one_name_in_two_stores_do_not_meet(tmp_path: Path) -> None:
     assert Spool.of(one, RUN).path != Spool.of(one, "name/other").path
 
 
-def test_too_long_out_of_reach(breakable: Breakable) -> None:
+def test_too_long_out_of_reach(breakable: Breakable, clock: Clock) -> None:
     """Past the spec's bound UploadFailed names the place of the events and the reason."""
     mine = records(breakable, offline=0.2)
     breakable.broken = Unavailable("no route to the store")
     write(mine, 1)
     mine.flush()
-    time.sleep(0.3)
+    clock.now += 0.3
     write(mine, 2)
     with pytest.raises(UploadFailed, match=rf"events wait in {mine.spool}.*no route"):
         mine.flush()
     assert [event["seq"] for event in spooled(mine)] == [1, 2]
 
 
-def test_being_back_resets_the_clock(breakable: Breakable) -> None:
+def test_being_back_resets_the_clock(breakable: Breakable, clock: Clock) -> None:
     """Two short outages are not one long one."""
     mine = records(breakable, offline=0.5)
     for seq in range(1, 4):
         breakable.broken = Unavailable("down")
         write(mine, seq)
         mine.flush()
-        time.sleep(0.3)
+        clock.now += 0.3
         breakable.broken = None
         mine.flush()
     assert stored(breakable) == [1, 2, 3]
@@ -271,9 +289,28 @@ def test_many_threads(breakable: Breakable) -> None:
     assert stored(breakable) == [*range(1, 401)]
 
 
-def test_what_waits_is_sent_with_pauses_for_the_lease(tmp_path: Path) -> None:
-    """While a backlog is sent, the lease is renewed in time: nobody takes a living run."""
-    store = Slow(tmp_path / "store")
+class Slow(DirectoryStore):
+    """A directory that takes 0.4 s for a segment, and notes when a lease is written."""
+
+    def __init__(self, folder: Path, clock: Clock) -> None:
+        super().__init__(folder)
+        self.clock = clock
+        self.renewed: list[float] = []
+
+    def put(self, key: str, data: Any) -> str:
+        self.clock.now += 0.4 if "/events/" in key else 0.0
+        return super().put(key, data)
+
+    def put_if_match(self, key: str, data: Any, etag: str) -> str:
+        if key.endswith("/lease.json"):
+            self.renewed.append(self.clock.now)
+        return super().put_if_match(key, data, etag)
+
+
+def test_what_waits_is_sent_with_pauses_for_the_lease(tmp_path: Path, clock: Clock) -> None:
+    """While a backlog is sent, which takes longer than the lease is granted, it is renewed in time:
+    no watcher sees it unchanged for as long as it is granted."""
+    store = Slow(tmp_path / "store", clock)
     mine = records(store)
     for seq in range(1, 9):
         write(mine, seq)
@@ -281,30 +318,12 @@ def test_what_waits_is_sent_with_pauses_for_the_lease(tmp_path: Path) -> None:
     lease = Lease(store, RUN, 1.0)
     lease.acquire(0, take_over=False)
     status = Document(store, Status.key(RUN))
-    keepalive = KeepAlive(lease, mine, status, lambda: Status(phase="training"))
-    with ThreadPoolExecutor(1) as pool:
-        renewing = pool.submit(keepalive.renew)
-        other = Lease(DirectoryStore(tmp_path / "store"), RUN, 1.0)
-        other.document.read()
-        with pytest.raises(Held):
-            elsewhere(other)
-        assert not renewing.done()
-        renewing.result()
+    begun = clock.now
+    KeepAlive(lease, mine, status, lambda: Status(phase="training")).renew()
     assert len(segments(store)) == 8
-
-
-class Slow(DirectoryStore):
-    """A directory that takes 0.4 s for a segment."""
-
-    def put(self, key: str, data: Any) -> str:
-        if "/events/" in key:
-            time.sleep(0.4)
-        return super().put(key, data)
-
-
-def elsewhere(lease: Lease) -> None:
-    """Acquire as a process of another machine would, which cannot know whether the holder lives."""
-    lease.acquire(0, take_over=False)
+    assert clock.now - begun > 3 * lease.seconds
+    moments = [begun, *store.renewed, clock.now]
+    assert max(late - soon for soon, late in pairwise(moments)) < lease.seconds
 
 
 def test_spools_of_two_servers_are_apart() -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from job.cli.app import main
+from tests.support.warm_process import Nursery
 
 ROOT = Path(__file__).parents[2]
 JOB = [sys.executable, "-m", "job"]
@@ -27,7 +28,10 @@ def environment(**more: str) -> dict[str, str]:
     return kept | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | more
 
 
-def job(folder: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+Ended = subprocess.CompletedProcess[str]
+
+
+def job(folder: Path, *arguments: str, **settings: str) -> Ended:
     """Run a command to its end, its output in pipes."""
     return subprocess.run(
         [*JOB, *arguments],
@@ -37,6 +41,12 @@ def job(folder: Path, *arguments: str, **settings: str) -> subprocess.CompletedP
         text=True,
         timeout=600,
     )
+
+
+def warm_job(nursery: Nursery, folder: Path, *arguments: str, **settings: str) -> Ended:
+    """The same in a process that starts at once, its output in files."""
+    process = nursery.start(*arguments, environment=environment(**settings), folder=folder)
+    return Ended(arguments, process.wait(), process.out, process.err)
 
 
 def here(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:

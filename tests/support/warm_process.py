@@ -128,8 +128,9 @@ class Nursery:
         patches: Mapping[str, Any] | None = None,
         skew: float = 0.0,
         hold: tuple[Path, int] | None = None,
+        folder: Path | None = None,
     ) -> Process:
-        """`python -m PROGRAM ARGUMENTS`; by default with this process's environment.
+        """`python -m PROGRAM ARGUMENTS`; by default with this process's environment and folder.
 
         patches: values by `module:name`. skew: seconds by which the child's wall clock is wrong.
         hold: folder and step of a tests.support.hold.Hold.
@@ -145,6 +146,7 @@ class Nursery:
             "hold": None if hold is None else (str(hold[0]), hold[1]),
             "patches": {"tempfile:tempdir": str(self.folder), **(patches or {})},
             "skew": skew,
+            "folder": None if folder is None else str(folder),
         }
         process = Process(self, self.ask(order), output)
         self.children.append(process)
@@ -199,6 +201,8 @@ def _become(order: dict[str, Any]) -> None:
     for where, value in order["patches"].items():
         module, _, name = where.partition(":")
         setattr(importlib.import_module(module), name, value)
+    if order["folder"]:
+        os.chdir(order["folder"])
     if order["skew"]:
         _skew(order["skew"])
     if order["hold"]:

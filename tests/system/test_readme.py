@@ -19,8 +19,9 @@ from job.diagnose.case import Mechanism
 from job.events import EVENT, Event
 from job.spec import Balance, Gate
 from job.spec.read import schema
-from tests.support.command import environment, job
+from tests.support.command import environment, warm_job
 from tests.support.readme import DOCS, PARTS, ROOT, deploy_exit_codes, renewed
+from tests.support.warm_process import Nursery
 
 PAGES = ["README.md", "EXPERIMENTS.md", *(str(p.relative_to(ROOT)) for p in DOCS.rglob("*.md"))]
 
@@ -197,12 +198,12 @@ def test_wings_are_the_folders_of_the_job() -> None:
 
 
 @pytest.fixture(scope="module")
-def machines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def machines(warm: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the data and the spec of README's example, trained as run `first`."""
     folder = tmp_path_factory.mktemp("machines")
     python(folder, blocks("README.md", "python")[0])
     (folder / "machines.json").write_text(blocks("README.md", "json")[0], "utf-8")
-    ended = job(folder, "run", "machines.json", "--run-id", "first", "--pretty")
+    ended = warm_job(warm, folder, "run", "machines.json", "--run-id", "first", "--pretty")
     assert ended.returncode == 6, ended.stderr
     assert re.search(
         r"wear skill > 50% by epoch 10 \(validation\) +│ +\S+ ± \S+ │ failed", ended.stdout
@@ -218,15 +219,15 @@ def python(folder: Path, script: str) -> str:
     return ended.stdout
 
 
-def test_readmes_example_is_diagnosed_and_mended(machines: Path) -> None:
+def test_readmes_example_is_diagnosed_and_mended(machines: Path, nursery: Nursery) -> None:
     """README's example fails its gate for the cause that README shows, and passes as edited."""
     shown = next(block for block in blocks("README.md", "text") if "travel budget" in block)
-    found = job(machines, "diagnose", "machines.json", "--fix", "fixed.json")
+    found = warm_job(nursery, machines, "diagnose", "machines.json", "--fix", "fixed.json")
     assert found.returncode == 7, found.stderr
     edits = re.findall(r"\{.*\}", shown)
     assert edits
     assert [edit for edit in edits if edit not in found.stdout] == []
-    ended = job(machines, "run", "fixed.json", "--run-id", "second", "--pretty")
+    ended = warm_job(nursery, machines, "run", "fixed.json", "--run-id", "second", "--pretty")
     assert ended.returncode == 0, ended.stderr
 
 
@@ -240,27 +241,27 @@ def test_a_run_predicts(machines: Path) -> None:
     assert printed.endswith("[[80, 2], [80, 24, 1]]\n")
 
 
-def test_the_page_on_data_has_a_valid_example(tmp_path: Path) -> None:
+def test_the_page_on_data_has_a_valid_example(tmp_path: Path, nursery: Nursery) -> None:
     """The data and the spec of the page on data fit each other."""
     python(tmp_path, blocks("docs/data.md", "python")[0])
     (tmp_path / "mine.json").write_text(blocks("docs/data.md", "json")[0], "utf-8")
-    ended = job(tmp_path, "validate", "mine.json")
+    ended = warm_job(nursery, tmp_path, "validate", "mine.json")
     assert ended.returncode == 0, ended.stderr
 
 
-def test_the_inputs_of_the_page_on_data_train(tmp_path: Path) -> None:
+def test_the_inputs_of_the_page_on_data_train(tmp_path: Path, nursery: Nursery) -> None:
     """The arrays and the spec with several inputs that docs/data.md shows fit: the job trains."""
     python(tmp_path, blocks("docs/data.md", "python")[1])
     spec = next(block for block in blocks("docs/data.md", "json") if '"posts"' in block)
     (tmp_path / "posts.json").write_text(spec, "utf-8")
-    done = job(tmp_path, "run", "posts.json", "--json")
+    done = warm_job(nursery, tmp_path, "run", "posts.json", "--json")
     assert done.returncode == 0, done.stderr
     begun = json.loads(done.stdout.splitlines()[0])
     assert begun["inputs"] == {"words": [12, 1], "hour": [1, 1], "place": [1, 1]}
     assert begun["levels"]["place"] == ["Oslo", "Rome"]
 
 
-def test_the_shards_of_the_page_on_data_fit(tmp_path: Path) -> None:
+def test_the_shards_of_the_page_on_data_fit(tmp_path: Path, nursery: Nursery) -> None:
     """The shards that the page on data writes are what its section of a spec reads."""
     python(tmp_path, next(b for b in blocks("docs/data.md", "python") if "shards" in b))
     mine = json.loads(blocks("docs/data.md", "json")[0])
@@ -268,17 +269,17 @@ def test_the_shards_of_the_page_on_data_fit(tmp_path: Path) -> None:
     del mine["data"]["test"]  # in a bucket
     mine["tasks"] = mine["tasks"][1:]
     (tmp_path / "mine.json").write_text(json.dumps(mine), "utf-8")
-    ended = job(tmp_path, "validate", "mine.json")
+    ended = warm_job(nursery, tmp_path, "validate", "mine.json")
     assert ended.returncode == 0, ended.stderr
     assert "1800 training, 200 validation samples" in ended.stdout
 
 
-def test_the_table_of_the_page_on_data_trains(tmp_path: Path) -> None:
+def test_the_table_of_the_page_on_data_trains(tmp_path: Path, nursery: Nursery) -> None:
     """The table and the spec that docs/data.md shows fit: the job trains, and its levels are those
     that the page tells."""
     (tmp_path / "people.csv").write_text(blocks("docs/data.md", "csv")[0], "utf-8")
     (tmp_path / "people.json").write_text(blocks("docs/data.md", "json")[1], "utf-8")
-    done = job(tmp_path, "run", "people.json", "--json")
+    done = warm_job(nursery, tmp_path, "run", "people.json", "--json")
     assert done.returncode == 0, done.stderr
     begun = json.loads(done.stdout.splitlines()[0])
     assert begun["levels"]["city"] == ["Bern", "Oslo", "Rome"]

@@ -14,8 +14,9 @@ import torch
 from job.events import Alarm
 from job.train.evaluate import Losses
 from job.train.state import TrainState
-from tests.support.command import job as command
+from tests.support.command import warm_job
 from tests.support.tiny_job import HUGE, SMALL, Trained, job, write
+from tests.support.warm_process import Nursery
 
 TASKS = {"tasks": [*SMALL["tasks"], HUGE], "train.epochs": 6}
 STOP = {"train.early_stop": {"task": "huge", "patience": 2}}
@@ -126,10 +127,13 @@ def test_nothing_is_measured_against_a_first_loss_that_is_not_finite(first: floa
 
 
 @pytest.mark.parametrize("edits", [STOP, BEST], ids=["early_stop", "best_of"])
-def test_the_run_ends_with_a_reason_of_its_own(tmp_path: Path, edits: dict[str, Any]) -> None:
+def test_the_run_ends_with_a_reason_of_its_own(
+    tmp_path: Path, nursery: Nursery, edits: dict[str, Any]
+) -> None:
     """Exit code 1 and the reason `not_finite`, with the cause in one line."""
     path = write_huge(tmp_path, edits)
-    ended = command(tmp_path, "run", str(path), "--json", "--store", str(tmp_path / "store"))
+    store = str(tmp_path / "store")
+    ended = warm_job(nursery, tmp_path, "run", str(path), "--json", "--store", store)
     assert ended.returncode == 1, ended.stderr
     last = json.loads(ended.stdout.splitlines()[-1])
     assert (last["event"], last["reason"], last["exit_code"]) == ("run.finished", "not_finite", 1)
