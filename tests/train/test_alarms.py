@@ -60,7 +60,7 @@ def epochs_of(
 def _task(loss: float, share: float, **more: Any) -> EpochTask:
     others: dict[str, Any] = dict.fromkeys(EpochTask.model_fields, 0.0)
     values = {"train_loss_original": loss, "train_loss": loss, "grad_share": share, "cosines": {}}
-    values |= {"metrics": {}, "val_metrics": {}}
+    values |= {"metrics": {}, "val_metrics": {}, "grad_norm": 1.0}
     return EpochTask(**others | values | more)
 
 
@@ -176,6 +176,19 @@ def test_a_run_tells_its_worth_at_both_ends(tmp_path: Path) -> None:
     unsure = [name for name, task in worth.items() if task.skill is not None and not task.beats]
     assert unsure
     assert told(second) == [("no_validation_skill", 3 * STEPS, name) for name in unsure]
+
+
+def test_no_gradient_comes_to_z() -> None:
+    """A task that has learned nothing and sends no gradient to z has an alarm in the second such
+    epoch; one that has learned, sends some, or whose target never varies, has none."""
+    (alarm,) = epochs_of([1.0] * 5, grad_norm=1e-8)
+    assert (alarm.kind, alarm.step) == ("dead_path", 2)
+    assert epochs_of([1.0] * 5, grad_norm=1e-3) == []
+    assert epochs_of([0.9] * 5, grad_norm=0.0) == []
+    off: dict[str, float | None] = {"grad_norm": 1.0}
+    on: dict[str, float | None] = {"grad_norm": 0.0}
+    again = epochs_of([1.0] * 7, by_epoch=[on, on, off, on, off, off, on])
+    assert kinds_and_epochs(again) == [("dead_path", 2)]
 
 
 def test_steps_that_undo_a_task() -> None:

@@ -24,6 +24,8 @@ from job.spec import Arrays, Input, JobSpec, Task
 
 FAR = 1e3
 """A spread this many times another is on another scale."""
+OFFSET = 100
+"""A mean this many standard deviations away from 0 hides how a feature varies."""
 NORMAL = 1.349
 """Interquartile range of a normal distribution, in standard deviations."""
 APART = 0.25
@@ -48,6 +50,7 @@ def data_alarms(spec: JobSpec, data: Dataset, scalings: Mapping[str, Scaling]) -
         for kind, message in (
             ("constant_feature", _one_code(name, data) if of_codes else _constant(name, data)),
             ("feature_spread", "" if of_codes else _spread(name, how, data, scalings[name])),
+            ("feature_offset", "" if of_codes else _offset(name, how, data, scalings[name])),
         ):
             if message:
                 yield Alarm(kind=kind, message=message, step=0)
@@ -96,8 +99,7 @@ def _spread(of: str, how: Input, data: Dataset, scaling: Scaling) -> str:
     range as that of a normal distribution), which heavy tails leave far behind the former.
     """
     stats = data.stats[of]
-    key = "data.scale" if len(data.inputs) == 1 else f"data.inputs.{of}.scale"
-    remedy = _REMEDIES[str(how.scale)].format(scale=key)
+    remedy = _remedy(how, of, data)
     flags = np.array(data.inputs[of].flags or np.zeros(len(stats.mean)), dtype=bool)
     varies = np.flatnonzero(~stats.constant & ~flags)
     if not len(varies):
@@ -124,6 +126,31 @@ def _spread(of: str, how: Input, data: Dataset, scaling: Scaling) -> str:
             f"expects about 1; {remedy}"
         )
     return ""
+
+
+def _offset(of: str, how: Input, data: Dataset, scaling: Scaling) -> str:
+    """The message about features whose mean is far from 0 beside their spread; "" if none is."""
+    stats = data.stats[of]
+    shift = scaling.shift.double().cpu().numpy()
+    flags = np.array(data.inputs[of].flags or np.zeros(len(stats.mean)), dtype=bool)
+    varies = ~stats.constant & ~flags
+    far = np.abs(stats.mean - shift) / np.where(varies, stats.deviation, 1)
+    found = [
+        f"{data.feature_name(of, f)} ({far[f]:.3g})"
+        for f in np.flatnonzero(varies & (far >= OFFSET)).tolist()
+    ]
+    if not found:
+        return ""
+    return (
+        f"{_listed(found)}: after scaling, the mean is that many standard deviations away from 0, "
+        f"so that the network hardly sees how the feature varies; {_remedy(how, of, data)}"
+    )
+
+
+def _remedy(how: Input, of: str, data: Dataset) -> str:
+    """How features come to a scale that the network expects."""
+    key = "data.scale" if len(data.inputs) == 1 else f"data.inputs.{of}.scale"
+    return _REMEDIES[str(how.scale)].format(scale=key)
 
 
 def _copied(data: Dataset) -> str:

@@ -20,6 +20,7 @@ from job.model.baselines import Baseline
 from job.model.losses import RANGES, TaskLoss, share_outside
 from job.spec import JobSpec, Python, Uncertainty
 from job.spec.losses import loss_unit
+from job.train.alarms.of_updates import FREE, Reach
 from job.train.gradients.ownership import Ownership
 from job.train.state import TrainState
 
@@ -53,6 +54,18 @@ OUTSIDE = 0.01
 """Share of unreachable targets above which there is an alarm; fewer may be outliers."""
 
 
+NO_GRADIENT = 1e-6
+"""A gradient at z below this part of the loss is none."""
+IDLE = 0.98
+"""A loss above this part of the trivial prediction's shows that nothing was learned."""
+LITTLE = 0.1
+"""Sure skill on the training split up to which a task has learned next to nothing."""
+SHORT = 0.1
+"""Part of the weights' norm that all updates of a run must be able to move."""
+DOMINANT = 0.5
+"""Part of a step that decay takes, relative to the gradient's, above which it dominates."""
+
+
 class Sign(NamedTuple):
     """A sign of trouble with a task after one epoch."""
 
@@ -76,16 +89,70 @@ class AlarmMonitor:
         stop = spec.train.early_stop
         self.scored = {spec.checkpoint.best_of, stop.task if stop else None} - {None}
 
-    def after(self, epoch: Epoch, at: TrainState) -> Iterator[Alarm]:
-        """The alarms after an epoch; updates the losses and signs in `at`."""
+    def after(self, epoch: Epoch, at: TrainState, updates: Reach = FREE) -> Iterator[Alarm]:
+        """The alarms after an epoch; updates the losses and signs in `at`.
+
+        updates: what those of this run can do to the weights.
+        """
+        of_all = {sign.kind: sign for sign in self._of_all(epoch, at, updates)}
+        for kind in {*of_all, *at.signs.get("", {})}:
+            if self._lasts(at, "", kind, of_all.get(kind)):
+                yield Alarm(kind=kind, message=of_all[kind].message + self.further, step=epoch.step)
         for name, task in epoch.tasks.items():
             signs = {sign.kind: sign for sign in self._signs(name, task, epoch.epoch, at)}
+            if "decay_dominates" in of_all:  # which leaves no weights for a gradient to pass
+                signs.pop("dead_path", None)
             if math.isfinite(task.train_loss_original):
                 at.losses[name] = [*at.losses.get(name, []), task.train_loss_original][-SPAN:]
             for kind in {*signs, *at.signs.get(name, {})}:
                 if self._lasts(at, name, kind, signs.get(kind)):
                     message = signs[kind].message + self.further
                     yield Alarm(kind=kind, message=message, step=epoch.step, task=name)
+
+    def _of_all(self, epoch: Epoch, at: TrainState, updates: Reach) -> Iterator[Sign]:
+        """Signs of what keeps all tasks from learning."""
+        idle = [
+            n
+            for n, task in epoch.tasks.items()
+            if task.skill is not None and not _has_learned(task)
+        ]
+        still = [name for name in idle if self._stands(name, epoch.tasks[name], at)]
+        pulls = any(task.grad_norm > 0 for task in epoch.tasks.values())
+        short = updates.travel < SHORT and epoch.epoch >= LEAST
+        if short and pulls and len(still) == len(epoch.tasks):
+            yield Sign(
+                "rate_too_low",
+                f"no task has learned more than a little, no loss moved by more than its error, "
+                f"and all updates of this run together can move the weights by at most "
+                f"{updates.travel:.2%} of their norm: raise optimizer.lr, or train for more epochs",
+            )
+        if updates.decay > DOMINANT and idle:
+            yield Sign(
+                "decay_dominates",
+                f"weight decay takes {updates.decay:.2g} times as much from the weights at a step "
+                f"as the gradients give, and {', '.join(idle)} learned next to nothing: lower "
+                f"optimizer.weight_decay",
+            )
+
+    def _stands(self, name: str, task: EpochTask, at: TrainState) -> bool:
+        """True if a task's training loss moved in an epoch by less than its standard error."""
+        before, error = at.losses.get(name, []), task.skill_error
+        if not before or error is None:
+            return False
+        moved = abs(before[-1] - task.train_loss_original)
+        return moved < error * self.baselines[name].strongest("train")
+
+    def _dead(self, name: str, task: EpochTask) -> Iterator[Sign]:
+        """A sign if no gradient of a task that has learned nothing comes to z."""
+        trivial = self.baselines[name].strongest("train")
+        idle = task.train_loss_original > IDLE * trivial and not self.baselines[name].is_constant
+        if idle and task.grad_norm <= NO_GRADIENT * task.train_loss:
+            yield Sign(
+                "dead_path",
+                f"{name}: no gradient of its loss comes to the shared representation z (norm "
+                f"{task.grad_norm:.2g}), and it has learned nothing: look for units of its head "
+                f"that are never active, a saturated activation, or a path that is cut off",
+            )
 
     def _signs(self, name: str, task: EpochTask, epoch: int, at: TrainState) -> Iterator[Sign]:
         yield from self._not_finite(name, task)
@@ -122,6 +189,7 @@ class AlarmMonitor:
                 f"{name}: its loss is saturated at {task.saturated:.0%} of its elements: there the "
                 f"gradient is the same, or 0, however wrong the prediction is",
             )
+        yield from self._dead(name, task)
         yield from self._memorizing(name, task)
         yield from self._conflict(name, task)
         yield from self._frozen(name, task, epoch)
@@ -202,6 +270,11 @@ class AlarmMonitor:
             return False
         counts[kind] = -LASTING
         return True
+
+
+def _has_learned(task: EpochTask) -> bool:
+    """True if a task surely has more than a little skill on the training split."""
+    return task.skill_low is not None and task.skill_low > LITTLE
 
 
 def _times(loss: float, trivial: float) -> str:
