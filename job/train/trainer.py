@@ -36,7 +36,7 @@ from job.train.alarms.of_training import (
     overflow,
     ownership_changed,
 )
-from job.train.alarms.of_updates import reach
+from job.train.alarms.of_updates import update_sizes
 from job.train.at_end import last_events, on_test
 from job.train.build.parts import build_parts
 from job.train.epoch_tasks import epoch_tasks
@@ -271,7 +271,7 @@ class Trainer:
         at.epoch_seconds = 0.0
         at.worth = worth(epoch, self.yardsticks.unmeasurable["validation"])
         emit(epoch)
-        for alarm in self.alarms.after(epoch, at, reach(self.optimizer, self.total_steps)):
+        for alarm in self.alarms.after(epoch, at, update_sizes(self.optimizer, self.total_steps)):
             emit(alarm)
         if self.finished:
             for alarm in no_validation_skill(epoch, at.worth, self.alarms.further):

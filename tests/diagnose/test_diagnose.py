@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from job.compare.outcome import Outcome
 from job.compare.runs import Variant, compare
 from job.data.dataset import load
 from job.diagnose.case import Finding
-from job.diagnose.diagnose import diagnose
+from job.diagnose.diagnose import Diagnosis, diagnose
 from job.diagnose.probe import probe, probe_inputs
 from job.diagnose.reach import reach
 from job.spec import JobSpec
@@ -39,6 +40,12 @@ def findings_of(problem: Problem, seed: int = 0) -> list[Finding]:
     return problem.diagnose(seed).findings
 
 
+@cache
+def diagnosed(fault: str) -> Diagnosis:
+    """The diagnosis of random walks with a fault, for all tests that read it."""
+    return planted("walks", fault).diagnose()
+
+
 def is_found(findings: list[Finding], name: str) -> bool:
     """True if a fault is among the findings, with its mechanism, its task and the right reason."""
     fault = FAULTS[name]
@@ -55,7 +62,7 @@ def is_found(findings: list[Finding], name: str) -> bool:
 )
 def test_a_planted_fault_is_found(fault: str) -> None:
     """Each mechanism, planted in random walks, is named, with numbers and a remedy."""
-    findings = findings_of(planted("walks", fault))
+    findings = diagnosed(fault).findings
     assert is_found(findings, fault), findings
     for finding in findings:
         assert any(c.isdigit() for c in finding.evidence)
@@ -217,7 +224,7 @@ def set_clock(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
 def test_findings_do_not_depend_on_the_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a machine that takes a second a step, probes have the same steps and findings the same
     numbers."""
-    quick = planted("walks", "starved").diagnose()
+    quick = diagnosed("starved")
     set_clock(monkeypatch, 0.4)
     slow = planted("walks", "starved").diagnose()
     assert not slow.late

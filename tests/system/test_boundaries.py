@@ -95,14 +95,17 @@ def test_reading_loads_no_torch(tmp_path: Path) -> None:
 
 def test_training_loads_no_compiler(tmp_path: Path) -> None:
     """A run starts seconds sooner without PyTorch's compiler and its algebra, which it never uses:
-    training, an audit, a saved state and a resume load neither."""
+    a search for the best constant, training, an audit, a saved state and a resume load neither."""
     code = """
 import sys
 from pathlib import Path
-from tests.support.tiny_job import Trained, job, write
+from tests.support.tiny_job import SMALL, Trained, job, write
 
 write(Path())
-first, second = (Trained(*job(Path(), {"train.clip": 1.0})) for _ in range(2))
+loss = {"kind": "cross_entropy", "focal": 2.0}
+focal = SMALL["tasks"][0] | {"name": "searched", "target": "kind", "loss": loss}
+edits = {"train.clip": 1.0, "tasks": [*SMALL["tasks"], focal]}
+first, second = (Trained(*job(Path(), edits)) for _ in range(2))
 assert not first.run(stop_at=6)
 first.saved[-1].into(second.training)
 second.run()

@@ -16,7 +16,7 @@ from torch import nn
 from job.data.dataset import load
 from job.events import Alarm
 from job.spec.read import parse_spec
-from job.train.alarms.of_updates import reach
+from job.train.alarms.of_updates import update_sizes
 from job.train.updates.kinds import Adam, AdamW, Sgd
 from tests.support.tiny_job import Trained
 
@@ -121,7 +121,7 @@ def test_features_far_from_zero(tmp_path: Path, scale: str, shift: float, count:
 @pytest.mark.parametrize("kind", ["adamw", "adam", "sgd"])
 def test_the_parts_of_a_step(kind: str) -> None:
     """What decay takes and what the gradient gives are those of two steps, one without decay, and
-    no step moves the weights by more than the reach allows."""
+    no step moves the weights by more than the travel allows."""
     settings: dict[str, Any] = {"lr": 0.01, "fused": True}
     settings |= {"momentum": 0.9} if kind == "sgd" else {}
     made: Any = {"adamw": AdamW, "adam": Adam, "sgd": Sgd}[kind]
@@ -137,13 +137,13 @@ def test_the_parts_of_a_step(kind: str) -> None:
         optimizer.param_groups[0] |= {"base_lr": 0.01, "muon": False}
         w.grad = gradient.clone()
         optimizer.step()
-    found, ends = reach(both[0], steps=1), [w.detach() for w in weights]
+    found, ends = update_sizes(both[0], steps=1), [w.detach() for w in weights]
     if kind == "adamw":
         taken, given = ends[0] - ends[1], ends[1] - start
         assert found.decay == pytest.approx(float(taken.norm() / given.norm()), rel=0.02)
     else:
         assert found.decay == pytest.approx(0.5 * float(start.norm() / gradient.norm()), rel=0.02)
-    assert reach(both[1], steps=1).decay == 0.0
+    assert update_sizes(both[1], steps=1).decay == 0.0
     moved = float((ends[1] - start).norm() / start.norm())
-    assert moved <= reach(both[1], steps=1).travel * 1.02
-    assert math.isclose(reach(both[1], 10).travel, 10 * reach(both[1], 1).travel)
+    assert moved <= update_sizes(both[1], steps=1).travel * 1.02
+    assert math.isclose(update_sizes(both[1], 10).travel, 10 * update_sizes(both[1], 1).travel)

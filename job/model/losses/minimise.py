@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from job.without_compiler import without_compiler
+
 CHUNK = 2**22
 """Numbers of a prediction that a search looks at together, so that it needs little memory."""
 SMOOTH = 1e-6
@@ -90,7 +92,7 @@ class _Means:
 def _quasi_newton(means: _Means, start: Tensor, spread: Tensor) -> Tensor:
     """Where L-BFGS ends that begins at `start`; of two places the better one at each position."""
     moved = torch.zeros_like(start).requires_grad_()
-    search = torch.optim.LBFGS(
+    search = without_compiler(torch.optim.LBFGS)(
         [moved],
         max_iter=200,
         tolerance_grad=1e-10,

@@ -20,7 +20,7 @@ from job.model.baselines import Baseline
 from job.model.losses import RANGES, TaskLoss, share_outside
 from job.spec import JobSpec, Python, Uncertainty
 from job.spec.losses import loss_unit
-from job.train.alarms.of_updates import FREE, Reach
+from job.train.alarms.of_updates import FREE, UpdateSizes
 from job.train.gradients.ownership import Ownership
 from job.train.state import TrainState
 
@@ -89,7 +89,7 @@ class AlarmMonitor:
         stop = spec.train.early_stop
         self.scored = {spec.checkpoint.best_of, stop.task if stop else None} - {None}
 
-    def after(self, epoch: Epoch, at: TrainState, updates: Reach = FREE) -> Iterator[Alarm]:
+    def after(self, epoch: Epoch, at: TrainState, updates: UpdateSizes = FREE) -> Iterator[Alarm]:
         """The alarms after an epoch; updates the losses and signs in `at`.
 
         updates: what those of this run can do to the weights.
@@ -109,7 +109,7 @@ class AlarmMonitor:
                     message = signs[kind].message + self.further
                     yield Alarm(kind=kind, message=message, step=epoch.step, task=name)
 
-    def _of_all(self, epoch: Epoch, at: TrainState, updates: Reach) -> Iterator[Sign]:
+    def _of_all(self, epoch: Epoch, at: TrainState, updates: UpdateSizes) -> Iterator[Sign]:
         """Signs of what keeps all tasks from learning."""
         idle = [
             n

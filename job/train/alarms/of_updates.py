@@ -15,7 +15,7 @@ MUON_RMS = 0.2
 """Root mean square of Muon's updates at a learning rate of 1, as it is set to match AdamW's."""
 
 
-class Reach(NamedTuple):
+class UpdateSizes(NamedTuple):
     """Of all trained matrices together; balancers have none."""
 
     travel: float
@@ -25,13 +25,13 @@ class Reach(NamedTuple):
     """Norm of what weight decay takes at a step, over that of what the gradient gives."""
 
 
-FREE = Reach(math.inf, 0.0)
+FREE = UpdateSizes(math.inf, 0.0)
 """Updates that keep nothing from being learned."""
 
 
 @torch.no_grad()
-def reach(optimizer: torch.optim.Optimizer, steps: int) -> Reach:
-    """The reach of an optimizer's updates in a run of so many steps."""
+def update_sizes(optimizer: torch.optim.Optimizer, steps: int) -> UpdateSizes:
+    """How large the updates of an optimizer are in a run of so many steps."""
     size, moved, taken, given = (torch.zeros((), dtype=torch.float64) for _ in range(4))
     for group in optimizer.param_groups:
         for p in group["params"]:
@@ -44,7 +44,7 @@ def reach(optimizer: torch.optim.Optimizer, steps: int) -> Reach:
             taken += (group["lr"] * group["weight_decay"]) ** 2 * square
             given += group["lr"] ** 2 * update
     travel, decay = (moved / size).sqrt(), (taken / given).sqrt()
-    return Reach(float(travel), float(decay.nan_to_num(0.0)))
+    return UpdateSizes(float(travel), float(decay.nan_to_num(0.0)))
 
 
 def _update(group: dict[str, Any], p: Tensor, state: dict[str, Any]) -> tuple[Tensor, Tensor]:

@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-Kind = TypeVar("Kind", bound=Optimizer)
+from job.without_compiler import without_compiler
+
 Group = dict[str, Any]
-
-
-def without_compiler(kind: type[Kind]) -> type[Kind]:
-    """An optimizer whose first use does not import PyTorch's compiler, which takes 3 s.
-
-    PyTorch wraps these methods so that the compiler, which nothing here uses, leaves them alone.
-    """
-    names = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
-    methods: dict[str, Any] = {name: inspect.unwrap(getattr(kind, name)) for name in names}
-    step: Callable[..., Any] = inspect.unwrap(kind.step)
-    methods["step"] = torch.no_grad()(step)
-    return cast(type[Kind], type(kind.__name__, (kind,), methods))
 
 
 Adam = without_compiler(torch.optim.Adam)
