@@ -236,11 +236,15 @@ class Stepper(nn.Module):
 
     def _flags(self, done: Filled) -> _Flags:
         """Whether losses and Gram matrix are finite. Other gradients may set `skipped`."""
+        grams = [] if done.gram is None else [done.gram]
         fatal = self.halted.clone()
+        if self.loss_scale is None:  # then whatever is not finite is fatal
+            flag_not_finite([done.losses, *grams], fatal, self.one)
+            return _Flags(fatal, fatal)
         flag_not_finite([done.losses], fatal, self.one)
         skipped = fatal.clone()
-        if done.gram is not None:
-            flag_not_finite([done.gram], skipped, self.one)
+        if grams:
+            flag_not_finite(grams, skipped, self.one)
         return _Flags(fatal, skipped)
 
     def _finish_gradients(

@@ -16,7 +16,7 @@ from job import spec
 from job.balance.base import Balancer
 from job.distributed.device import unsupported_precision
 from job.train.gradients.factored import Gradients, membership
-from job.train.gradients.given import given_gradients
+from job.train.gradients.given import backward_from, gradients_from
 from job.train.ledger import Ledger, NotFinite
 from job.train.precision import LossScale
 from job.train.step import Measured
@@ -601,9 +601,13 @@ def test_it_is_a_backward_with_a_given_gradient(dtype: torch.dtype) -> None:
     given[1, 0, :2] = torch.tensor([torch.nan, -torch.inf])
     for gradient in given:
         (expected,) = torch.autograd.grad(z, x, gradient, retain_graph=True)
-        (found,) = torch.autograd.grad(given_gradients([(z, gradient)]), x, retain_graph=True)
+        (found,) = gradients_from([(z, gradient)], [x])
+        assert found is not None
         assert found.dtype == dtype
         torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+    backward_from([(z, gradient)])
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad, expected, rtol=0, atol=0, equal_nan=True)
 
 
 def test_a_task_named_like_a_method_is_fine() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,15 @@ FLAT = 0.05
 """Share of its steepest slope, below which an activation counts as flat."""
 
 
+class Weighed(NamedTuple):
+    """What the elements of a target weigh, in their shape."""
+
+    weights: Tensor
+    """Float32; bool where those with a label weigh the same."""
+    known: Tensor
+    """Bool, the elements that count: they have a label, and a weight above 0."""
+
+
 class TaskLoss(nn.Module):
     """The loss of one task, and the transform of its target, which is part of the run's state.
 
@@ -42,6 +52,7 @@ class TaskLoss(nn.Module):
     shift: Tensor
     scale: Tensor
     class_weight: Tensor
+    zero: Tensor
 
     def __init__(self, task: Task, partial: bool | None = None) -> None:
         """partial: whether elements without a label may come; None: if the task allows them."""
@@ -50,6 +61,7 @@ class TaskLoss(nn.Module):
         self.partial = task.missing == "skip" if partial is None else partial
         self.uneven = bool(self.partial or task.class_weight or task.sample_weight)
         by = task.transform.by if isinstance(task.transform, Scale) else 1.0
+        self.register_buffer("zero", torch.tensor(0.0), persistent=False)
         self.register_buffer("shift", torch.zeros(task.outputs))
         self.register_buffer("scale", torch.full((task.outputs,), by))
         if task.class_weight is not None:
@@ -115,9 +127,16 @@ class TaskLoss(nn.Module):
 
         target: [B, …] as for `forward`. of_samples: [B], the weights of the samples.
         """
+        weighed = self.weighed(target, of_samples)
+        return None if weighed is None else weighed.weights.float()
+
+    def weighed(self, target: Tensor, of_samples: Tensor | None = None) -> Weighed | None:
+        """The same, with the elements that count."""
         if not self.uneven:
             return None
-        weights = self.labelled(target).float()
+        weights = self.labelled(target)
+        if self.task.class_weight is None and of_samples is None:
+            return Weighed(weights, weights)
         if self.task.class_weight is not None:
             if self.task.loss.of_classes:
                 weights = weights * self.class_weight[target.clamp(min=0)]
@@ -126,7 +145,7 @@ class TaskLoss(nn.Module):
                 weights = weights * torch.where(target > 0, one, zero)
         if of_samples is not None:
             weights = weights * of_samples.view(-1, *[1] * (weights.dim() - 1))
-        return weights
+        return Weighed(weights, weights > 0)
 
     def activate(self, outputs: Tensor) -> Tensor:
         """The head's outputs after its activation, in transformed units."""
@@ -141,19 +160,23 @@ class TaskLoss(nn.Module):
                 return outputs
 
     def forward(
-        self, outputs: Tensor, target: Tensor, shared: Tensor | None = None
+        self,
+        outputs: Tensor,
+        target: Tensor,
+        shared: Tensor | None = None,
+        known: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Outputs and target of a batch → mean loss in transformed and in original units.
 
         The first carries the gradient; the second is detached. shared: in the shape of `weights`,
         each element's share in the mean, if they weigh differently; if left out, they sum to 1 over
-        this target.
+        this target. known: those whose share is above 0, if that is known.
         """
         if shared is None:
             if (weights := self.weights(target)) is None:
                 return self._both(mean_loss, outputs, target)
             shared = shares(weights)
-        return self._weighted(outputs, target, shared, torch.sum)
+        return self._weighted(outputs, target, shared, torch.sum, known)
 
     @torch.no_grad()
     def by_sample(
@@ -168,11 +191,17 @@ class TaskLoss(nn.Module):
         return self._weighted(outputs, target, weights, lambda x: x.reshape(len(x), -1).sum(1))
 
     def _weighted(
-        self, outputs: Tensor, target: Tensor, weights: Tensor, reduce: Callable[[Tensor], Tensor]
+        self,
+        outputs: Tensor,
+        target: Tensor,
+        weights: Tensor,
+        reduce: Callable[[Tensor], Tensor],
+        known: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """`reduce` of the elements' weighted losses, in transformed and in original units."""
         if self.partial:
-            outputs, target = self._without_missing(outputs, target, weights > 0)
+            known = weights > 0 if known is None else known
+            outputs, target = self._without_missing(outputs, target, known)
 
         def measure(loss: Loss, prediction: Tensor, target: Tensor) -> Tensor:
             return reduce(element_losses(loss, prediction, target) * weights)
@@ -191,7 +220,7 @@ class TaskLoss(nn.Module):
             known = at_target & labelled(target)
         known = repeated(known, outputs.shape[-1])
         usual: Tensor | int = 0 if loss.of_classes else self.shift
-        return torch.where(known, outputs, 0.0), torch.where(at_target, target, usual)
+        return torch.where(known, outputs, self.zero), torch.where(at_target, target, usual)
 
     def _both(self, measure: Measure, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         outputs = outputs.float()

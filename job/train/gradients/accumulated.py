@@ -18,7 +18,7 @@ from job.distributed.ranks import ALONE, Ranks
 from job.model.losses import TaskLoss
 from job.model.network import Network
 from job.train.gradients.dense import DenseGradients, Rows
-from job.train.gradients.given import given_gradients
+from job.train.gradients.given import Pairs, backward_from
 from job.train.gradients.ownership import Ownership
 from job.train.gradients.passes import Batch, Filled, Passes, Weigh, filled, with_graph
 from job.train.gradients.routes import build_route
@@ -95,7 +95,8 @@ class AccumulatedPasses(Passes):
                 outputs = self.model(part.inputs)
             each, originals = losses_of(outputs)
             live = torch.stack(each)
-            self._add_exact(exact, [self._scaled(x) for x in each])
+            scalars = [self._scaled(x) for x in each]
+            self._add_exact(exact, [[(x, torch.ones_like(x))] for x in scalars])
             own = [p for parameters in self.of_heads for p in parameters]
             shared = [*self.below, *self.of_several]
             if shared:
@@ -112,11 +113,11 @@ class AccumulatedPasses(Passes):
                 with_graph(meeting, [self._scaled(g) for g in passed.gradients.of_task(k)])
                 for k in range(len(exact))
             ]
-            self._add_exact(exact, [given_gradients(pairs) for pairs in scaled if pairs])
+            self._add_exact(exact, [pairs for pairs in scaled if pairs])
         to_below = passed.gradients.combined(self._scaled(weights))
         del passed  # so that the tasks' gradients take no memory during the trunk's backward
         if pairs := with_graph(meeting, to_below):
-            given_gradients(pairs).backward()
+            backward_from(pairs)
         if self.of_several:
             self._meet_in_heads(live, weights)
         return Filled(live.detach(), originals, weights, gram, None, None)
@@ -182,12 +183,12 @@ class AccumulatedPasses(Passes):
         if part.share is not None:
             self.model.begin_batch(part.share)
 
-    def _add_exact(self, exact: Sequence[Sequence[Tensor]], scalars: Sequence[Tensor]) -> None:
+    def _add_exact(self, exact: Sequence[Sequence[Tensor]], of_tasks: Sequence[Pairs]) -> None:
         """Add each task's gradient at the parameters below to [K] lists of them."""
         if not self.below or not exact:
             return
-        for sums, scalar in zip(exact, scalars, strict=bool(scalars)):
-            for total, grad in zip(sums, self._at_below(scalar), strict=True):
+        for sums, pairs in zip(exact, of_tasks, strict=bool(of_tasks)):
+            for total, grad in zip(sums, self._at_below(pairs), strict=True):
                 total += grad
 
     def _weigh_heads(self, weights: Tensor) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from job.distributed.ranks import Ranks, Share
-from job.model.losses import TaskLoss
+from job.model.losses import TaskLoss, Weighed
 from job.model.network import Inputs
 
 
@@ -18,6 +18,8 @@ class Elements(NamedTuple):
 
     shared: list[Tensor | None]
     """In the target's shape, each element's share in the batch's mean; None: all the same."""
+    known: list[Tensor | None]
+    """Bool, the elements whose share is above 0; None: all."""
     of_rank: Tensor | float | None
     """[K], or one number: what a mean over this rank's elements counts in that of the batch. 1 for
     a sum of shares; None if there is one rank."""
@@ -58,28 +60,28 @@ def weigh_parts(losses: Sequence[TaskLoss], parts: Sequence[Part], ranks: Ranks)
     """What the elements of a batch's parts weigh: each part's share of the means of all of it."""
     of_parts = _weights_of_means(parts)
     if not any(loss.uneven for loss in losses):
-        return [Elements([None] * len(losses), of, None, None) for of in of_parts]
-    weights = [_weights(losses, part) for part in parts]
+        every: list[Tensor | None] = [None] * len(losses)
+        return [Elements(every, every, of, None, None) for of in of_parts]
+    weighed = [_weighed(losses, part) for part in parts]
     one = parts[0].targets[0].new_ones((), dtype=torch.float32)
-    totals = torch.stack([_total(one, each) for each in zip(*weights, strict=True)])
-    labelled = [[None if w is None else w > 0 for w in each] for each in weights]
-    counts = torch.stack([_total(one, each) for each in zip(*labelled, strict=True)])
-    counts = counts.to(totals.dtype)
-    ranks.sum_([totals, counts])
-    present = totals > 0
-    divisors = torch.where(present, totals, 1.0).unbind()
     partial = any(loss.partial for loss in losses)
+    totals, counts = _totals(one, weighed, partial)
+    ranks.sum_([totals] if counts is None else [totals, counts])
+    present = totals > 0
+    divisors = torch.where(present, totals, one).unbind()
     found = []
-    for each, of in zip(weights, of_parts, strict=True):
-        shared = [None if w is None else w / d for w, d in zip(each, divisors, strict=True)]
+    for each, of in zip(weighed, of_parts, strict=True):
+        rows = zip(each, divisors, strict=True)
+        shared = [None if w is None else w.weights / d for w, d in rows]
         own = None if of is None else [of if s is None else 1.0 for s in shared]
         found.append(
             Elements(
                 shared,
+                [None if w is None else w.known for w in each],
                 None
                 if own is None
                 else torch.stack([torch.full_like(one, value) for value in own]),
-                counts if partial else None,
+                counts,
                 present if partial else None,
             )
         )
@@ -98,16 +100,32 @@ def _weights_of_means(parts: Sequence[Part]) -> list[float | None]:
     ]
 
 
-def _weights(losses: Sequence[TaskLoss], part: Part) -> list[Tensor | None]:
+def _weighed(losses: Sequence[TaskLoss], part: Part) -> list[Weighed | None]:
     of_samples = part.of_samples or [None] * len(losses)
     rows = zip(losses, part.targets, of_samples, strict=True)
-    weights = [loss.weights(y, each) for loss, y, each in rows]
+    each = [loss.weighed(y, of) for loss, y, of in rows]
     if part.share is not None and part.share.weight == 0:  # its one row is another rank's
-        return [None if w is None else torch.zeros_like(w) for w in weights]
-    return weights
+        return [None if w is None else Weighed(*map(torch.zeros_like, w)) for w in each]
+    return each
 
 
-def _total(one: Tensor, each: Sequence[Tensor | None]) -> Tensor:
-    """The sum over all parts; 1 for a task all of whose elements weigh the same."""
-    sums = [w.sum() for w in each if w is not None]
-    return sum(sums[1:], sums[0]) if sums else one
+def _totals(
+    one: Tensor, parts: Sequence[Sequence[Weighed | None]], counting: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Sums of the weights [K] over all parts, and of the elements that count, if `counting`.
+
+    1 for a task all of whose elements weigh the same.
+    """
+    totals, counts = [], []
+    for of_task in zip(*parts, strict=True):
+        each = [w for w in of_task if w is not None]
+        same = all(w.weights is w.known for w in each)
+        totals.append(_sum([w.weights for w in each]) if each else one)
+        if counting:
+            counts.append(totals[-1] if same else _sum([w.known for w in each]))
+    return torch.stack(totals).to(one), torch.stack(counts).to(one) if counting else None
+
+
+def _sum(each: Sequence[Tensor]) -> Tensor:
+    first, *rest = [x.sum() for x in each]
+    return sum(rest, first)

@@ -1,33 +1,31 @@
-"""Where backpropagation begins with a gradient that is known."""
+"""Backpropagation that begins with gradients which are known."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import torch
 from torch import Tensor
+from torch.autograd.graph import _engine_run_backward
+
+Pairs = Sequence[tuple[Tensor, Tensor]]
+"""Tensors with their graphs, and the gradient at each, of its shape and type."""
 
 
-class _Given(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, *both: Tensor) -> Tensor:
-        gradients = both[len(both) // 2 :]
-        ctx.save_for_backward(*gradients)
-        return gradients[0].new_zeros(())
+def backward_from(pairs: Pairs) -> None:
+    """Add to `.grad` of every leaf below, as `torch.autograd.backward(tensors, gradients)` does.
 
-    @staticmethod
-    def backward(ctx: Any, one: Tensor) -> tuple[Tensor | None, ...]:
-        gradients = ctx.saved_tensors
-        return *gradients, *([None] * len(gradients))
-
-
-def given_gradients(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """A scalar whose gradient at each tensor is the given one, of its shape and type.
-
-    Its backward does what `torch.autograd.backward(tensors, gradients)` does, bit by bit. The
-    latter first imports the algebra of PyTorch's compiler, which makes every start 1 s longer.
+    That one first imports the algebra of PyTorch's compiler, which makes every start 1 s longer;
+    this is the call at its end.
     """
     tensors, gradients = zip(*pairs, strict=True)
-    scalar: Tensor = _Given.apply(*tensors, *gradients)  # type: ignore[no-untyped-call]
-    return scalar
+    _engine_run_backward(
+        tensors, gradients, False, False, (), allow_unreachable=True, accumulate_grad=True
+    )
+
+
+def gradients_from(pairs: Pairs, at: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+    """The gradient at each of some tensors below, None where there is none; keeps the graph."""
+    tensors, gradients = zip(*pairs, strict=True)
+    return _engine_run_backward(
+        tensors, gradients, True, False, tuple(at), allow_unreachable=True, accumulate_grad=False
+    )

@@ -18,7 +18,7 @@ from job.distributed.ranks import Ranks, Share
 from job.model.losses import TaskLoss
 from job.model.network import Inputs, Network
 from job.train.gradients.elements import Elements
-from job.train.gradients.given import given_gradients
+from job.train.gradients.given import Pairs, backward_from, gradients_from
 from job.train.gradients.ownership import Ownership
 from job.train.gradients.routes import LossesOf, Passed, add_gradient, build_route
 from job.train.precision import LossScale
@@ -90,7 +90,7 @@ class Passes:
         to_below = passed.gradients.combined(self._scaled(weights))
         del passed  # so that the tasks' gradients take no memory during the trunk's backward
         if pairs := with_graph(meeting, to_below):
-            given_gradients(pairs).backward()
+            backward_from(pairs)
         if self.of_several:
             self._meet_in_heads(live, weights)
         if batch.share is not None:
@@ -136,8 +136,11 @@ class Passes:
         elements = batch.elements
 
         def losses_of(outputs: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
-            rows = zip(self.losses, outputs, batch.targets, elements.shared, strict=True)
-            losses, others = zip(*(f(o, y, shared) for f, o, y, shared in rows), strict=True)
+            rows = zip(
+                *(self.losses, outputs, batch.targets, elements.shared, elements.known),
+                strict=True,
+            )
+            losses, others = zip(*(loss(*given) for loss, *given in rows), strict=True)
             originals, part = torch.stack(others), elements.of_rank
             if part is None:
                 return list(losses), originals
@@ -181,27 +184,28 @@ class Passes:
         for k in range(len(self.losses)):
             each = [self._scaled(grad) for grad in passed.gradients.of_task(k)]
             pairs = with_graph(passed.meeting, each)
-            norms.append(self._norm_below(given_gradients(pairs)) if pairs else self._zero())
+            norms.append(self._norm_below(pairs) if pairs else self._zero())
         return self._unscaled(torch.stack(norms))
 
     def _audit_plain(self, losses: Sequence[Tensor]) -> Tensor:
         """The same, from K losses with their whole graph."""
-        return self._unscaled(torch.stack([self._norm_below(self._scaled(x)) for x in losses]))
+        scaled = [self._scaled(loss) for loss in losses]
+        norms = [self._norm_below([(x, torch.ones_like(x))]) for x in scaled]
+        return self._unscaled(torch.stack(norms))
 
-    def _norm_below(self, scalar: Tensor) -> Tensor:
-        """Norm of a scalar's gradient at the parameters below; keeps the graph."""
+    def _norm_below(self, pairs: Pairs) -> Tensor:
+        """Norm of the gradient at the parameters below; keeps the graph."""
         if not self.below:
             return self._zero()
-        each = self._at_below(scalar)
+        each = self._at_below(pairs)
         self.ranks.sum_(each)
         norm: Tensor = torch.stack(torch._foreach_norm(each)).norm()
         return norm
 
-    def _at_below(self, scalar: Tensor) -> list[Tensor]:
-        """A scalar's gradient at the parameters below; keeps the graph."""
-        found = torch.autograd.grad(scalar, self.below, retain_graph=True, allow_unused=True)
-        pairs = zip(self.below, found, strict=True)
-        return [torch.zeros_like(p) if grad is None else grad for p, grad in pairs]
+    def _at_below(self, pairs: Pairs) -> list[Tensor]:
+        """The gradient at the parameters below, from gradients above; keeps the graph."""
+        found = zip(self.below, gradients_from(pairs, self.below), strict=True)
+        return [torch.zeros_like(p) if grad is None else grad for p, grad in found]
 
 
 def with_graph(at: Sequence[Tensor], grads: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
