@@ -71,6 +71,8 @@ class RunStarted(Record):
     """Shape of every parameter tensor."""
     frozen: list[str] = []
     """Parameter tensors that do not train."""
+    compile_seconds: float | None = None
+    """Seconds for which the network was compiled before the first step, if it was."""
     pretrained: list[str] = []
     """Tensors that the network began with, from the file that the spec's `model.weights` names."""
     samples: dict[str, int]
@@ -91,6 +93,10 @@ class RunStarted(Record):
     """What the loader left out, with its count."""
     steps: int
     """Steps that the whole run takes."""
+    parts: int = 1
+    """Parts that a batch is computed in."""
+    ranks: int = 1
+    """Processes that share each part."""
     effective_batch: int = 0
     """Samples of an update, over all ranks and accumulated parts; older records lack it."""
     resumed_from: int | None = None

@@ -45,8 +45,11 @@ class Network(nn.Module):
 
     def forward(self, inputs: Inputs) -> list[Tensor]:
         """The outputs of every task, in their order."""
-        z = self.represent(inputs)
-        return [self.read(task, z, inputs) for task in self.tasks]
+        return self.read_each([self.represent(inputs)] * len(self.tasks), inputs)
+
+    def read_each(self, each: Sequence[Z], inputs: Inputs) -> list[Tensor]:
+        """What the tasks' heads make of z, which each gets as a tensor of its own."""
+        return [self.read(task, z, inputs) for task, z in zip(self.tasks, each, strict=True)]
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode of all modules; those that are frozen as a whole stay in evaluation mode."""

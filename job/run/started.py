@@ -32,6 +32,7 @@ def started(training: Trainer, resumed: int | None) -> RunStarted:
         threads=torch.get_num_threads(),
         parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         frozen=[n for n, p in model.named_parameters() if not p.requires_grad],
+        compile_seconds=training.compile_seconds,
         pretrained=training.pretrained,
         shapes={n: list(p.shape) for n, p in model.named_parameters()},
         samples={
@@ -46,6 +47,8 @@ def started(training: Trainer, resumed: int | None) -> RunStarted:
         rows=data.rows,
         skipped=data.skipped,
         steps=training.total_steps,
+        parts=training.parts,
+        ranks=training.ranks.world,
         effective_batch=training.effective_batch,
         resumed_from=resumed,
         tasks={

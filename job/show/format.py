@@ -76,6 +76,20 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+def computation(started: Line) -> list[str]:
+    """How a run's steps are computed, if not simply: its batch in parts, and its compiler.
+
+    `batch 256: 4 parts of 64 on 2 ranks`; older records lack parts and ranks.
+    """
+    whole, parts, ranks = (started.get(key, 1) for key in ("effective_batch", "parts", "ranks"))
+    of = f"{parts} parts of {whole // parts:,}" if parts > 1 else ""
+    on = f"on {ranks} ranks" if ranks > 1 else ""
+    how = " ".join(filter(None, (of, on)))
+    seconds = started.get("compile_seconds")
+    compiled = "" if seconds is None else f"compiled in {seconds:.1f} s"
+    return list(filter(None, (how and f"batch {whole:,}: {how}", compiled)))
+
+
 def clock(seconds: float) -> str:
     """Hours, minutes and seconds: `1:02:03`."""
     minutes, second = divmod(int(seconds), 60)

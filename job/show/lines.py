@@ -8,7 +8,7 @@ from rich.console import Console
 
 from job.events.log import Line
 from job.show.console import Screen, literal
-from job.show.format import counted, number, percent
+from job.show.format import computation, counted, number, percent
 from job.show.glyphs import ASCII, UNICODE
 from job.show.summary_tables import metrics, on_test, summary, verdict, worth
 
@@ -76,6 +76,8 @@ class Readable:
         )
         for reason, count in e["skipped"].items():
             self._print(f"[dim]left out: {count:,} {literal(reason)}[/]")
+        if more := computation(e):
+            self._print(self.glyphs.dot.join(more))
         if self.store:
             self._print(f"store {literal(self.store)}")
         if "resumed_from" in e:

@@ -41,7 +41,7 @@ class EarlyStop(Section):
 class Train(Section):
     """The training loop."""
 
-    LATER = ("warmup", "ema", "accumulate")
+    LATER = ("warmup", "ema", "accumulate", "compile")
 
     epochs: Count
     """Passes over the training set."""
@@ -61,6 +61,9 @@ class Train(Section):
     """When to stop before the last epoch; null: never."""
     deterministic: bool = True
     """Only deterministic kernels: a resumed run repeats an undisturbed one bit for bit."""
+    compile: bool = False
+    """Compile trunk and heads with PyTorch's compiler, before the first step; needs a C++ compiler,
+    and for GPUs Triton. For GPUs: on a CPU it is slower or no faster."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Precision of forward and backward; fp16 scales the loss and skips steps that overflow."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

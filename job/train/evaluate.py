@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from itertools import zip_longest
 from typing import NamedTuple
@@ -122,7 +122,7 @@ def batches(
     losses: Sequence[TaskLoss],
     device: torch.device,
     ranks: Ranks = ALONE,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Batches on the device, of each the rows of this rank.
 
     order [n]: indices of the samples, batch after batch. What is on disk is read by a thread, some

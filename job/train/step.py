@@ -100,12 +100,13 @@ class Stepper(nn.Module):
         ranks: Ranks = ALONE,
         every: int | None = None,
         accumulate: Literal["previous", "exact"] | None = None,
+        compiled: Network | None = None,
     ) -> None:
         """Build it for a network of which it is known what learns from which task.
 
         every: steps between measurements of gradients; None: 1 at z, EVERY at shared parameters.
         accumulate: of batches in parts, which weights they train with: those of the batch before,
-        or their own.
+        or their own. compiled: the network with compiled parts, on the same parameters.
         """
         super().__init__()
         self.model, self.known, self.balancer, self.ranks = model, known, balancer, ranks
@@ -115,7 +116,7 @@ class Stepper(nn.Module):
         self.loss_scale = loss_scale or (LossScale() if precision == "fp16" else None)
         self.accumulate = accumulate
         self.passes = (Passes if accumulate is None else AccumulatedPasses)(
-            *(model, known, self.of_tasks, balancer.weighs_heads),
+            *(compiled or model, known, self.of_tasks, balancer.weighs_heads),
             *(precision, self.loss_scale, ranks),
         )
         self.every = every or (1 if known.at == "z" else EVERY)

@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from itertools import islice
 from typing import Any
 
@@ -38,6 +38,7 @@ from job.train.alarms.of_training import (
 )
 from job.train.alarms.of_updates import update_sizes
 from job.train.at_end import last_events, on_test
+from job.train.build.compiled import check_compiler, compile_ahead
 from job.train.build.parts import build_parts
 from job.train.epoch_tasks import epoch_tasks
 from job.train.evaluate import Batch, Losses, batches, evaluate
@@ -74,6 +75,8 @@ class Trainer:
     ) -> None:
         self.spec, self.data, self.ranks, self.clock = spec, data, ranks, clock
         self.device = prepare_device(spec.train)
+        if spec.train.compile:
+            check_compiler(self.device)
         self.names = spec.task_names
         made = build_parts(spec, data, self.device, ranks)
         self.model, self.losses, self.known = made.model, made.losses, made.known
@@ -91,11 +94,13 @@ class Trainer:
         self.evaluated = 0
         """Batches that this process has evaluated."""
         self.counted_at = self.clock()
-        parts = train.accumulate.steps if train.accumulate else 1
-        self.effective_batch = train.batch_size * parts
+        self.parts = train.accumulate.steps if train.accumulate else 1
+        """Parts of a batch."""
+        self.effective_batch = train.batch_size * self.parts
         """Samples of an update."""
         self.batches_per_epoch = math.ceil(len(data.train) / self.effective_batch)
         self.total_steps = self.batches_per_epoch * spec.train.epochs
+        self.compile_seconds = self._compile() if train.compile else None
 
     def run(self, emit: Emit, save: Callable[[], None], stopping: Callable[[], bool]) -> None:
         """Train to the end; call `save` whenever the spec asks for a checkpoint.
@@ -135,6 +140,15 @@ class Trainer:
                 or self.at.best_epoch.get(kept.watched or "") == self.at.epoch
             ):
                 save()
+
+    def _compile(self) -> float:
+        """Compile the network for its first batch; returns the seconds."""
+        first = torch.arange(min(len(self.data.train), self.spec.train.batch_size))
+        each = batches(self.data.train, first, len(first), self.losses, self.device, self.ranks)
+        with closing(each):
+            batch = next(each)
+        part = Part(batch.inputs, batch.targets, self._share(0), batch.weights)
+        return compile_ahead(self.stepper, part)
 
     def _data_alarms(self) -> list[Alarm]:
         """The alarms about the data, for which rank 0 alone reads all of it."""

@@ -184,9 +184,12 @@ def detached(problem: Problem) -> None:
         whole = loss.forward
 
         def cut(
-            outputs: Tensor, target: Tensor, shared: Tensor | None = None
+            outputs: Tensor,
+            target: Tensor,
+            shared: Tensor | None = None,
+            known: Tensor | None = None,
         ) -> tuple[Tensor, Tensor]:
-            return whole(outputs * 0, target, shared)
+            return whole(outputs * 0, target, shared, known)
 
         loss.forward = cut  # type: ignore[method-assign]  # as a faulty edit of it would be
         return training

@@ -16,6 +16,7 @@ from job.model.start.frozen import freeze
 from job.model.start.pretrained import begin_with
 from job.spec import JobSpec, Python
 from job.train.build.balancer import balancer
+from job.train.build.compiled import check_cut, compiled
 from job.train.build.losses import task_losses
 from job.train.build.network import build_network
 from job.train.gradients.ownership import Ownership, ownership
@@ -56,11 +57,14 @@ def build_parts(spec: JobSpec, data: Dataset, device: torch.device, ranks: Ranks
     train, own = spec.train, balancer(spec, data)
     model = model.to(device)
     known = ownership(model, _some_inputs(spec, data, device), ranks)
+    if train.compile:
+        check_cut(known)
     stepper = Stepper(
         *(model, known, losses, own, train.clip, train.precision),
         ranks=ranks,
         every=spec.log.ledger_every,
         accumulate=train.accumulate.weights if train.accumulate else None,
+        compiled=compiled(model) if train.compile else None,
     ).to(device)
     update = optimizer.build_optimizer(spec.optimizer, spec.balance, stepper)
     return Parts(cast(BuiltIn | Deep, model), losses, known, stepper, update, pretrained)

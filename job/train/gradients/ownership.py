@@ -203,7 +203,7 @@ def has_cut(model: Network) -> bool:
 
 def _measure(model: Network, inputs: Inputs) -> Ownership:
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    with _undisturbed(model), model.blamed(), torch.enable_grad():
+    with undisturbed(model), model.blamed(), torch.enable_grad():
         tasks, names = tuple(model.tasks), tuple(named)
         if not has_cut(model):
             past = tuple(_dependence(y, named) for y in model(inputs))
@@ -273,7 +273,7 @@ def _dependence(value: Tensor, on: Mapping[str, Tensor]) -> Names:
 
 
 @contextmanager
-def _undisturbed(model: Network) -> Iterator[None]:
+def undisturbed(model: Network) -> Iterator[None]:
     """In training mode; afterwards the modes, the buffers and the generators are as before."""
     modes = [(module, module.training) for module in model.modules()]
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}

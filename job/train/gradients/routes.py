@@ -128,12 +128,11 @@ class DenseRoute:
 
     def __call__(self, inputs: Inputs, losses_of: LossesOf, scale: Tensor | None) -> Passed:
         """Forward, and backward to the rows of z."""
-        tasks = self.model.tasks
+        count = len(self.model.tasks)
         with self.autocast():
             z = self.model.represent(inputs)
-            forks = Forks(z, self.readers, len(tasks))
-            pairs = zip(tasks, forks.of_tasks, strict=True)
-            outputs = [self.model.read(task, mine, inputs) for task, mine in pairs]
+            forks = Forks(z, self.readers, count)
+            outputs = self.model.read_each(forks.of_tasks, inputs)
         each, originals = losses_of(outputs)
         losses = torch.stack(each)
         total = losses.sum() if scale is None else losses.sum() * scale
@@ -142,7 +141,7 @@ class DenseRoute:
         else:
             total.backward()
             losses = losses.detach()
-        gradients = DenseGradients(forks.rows(), len(tasks), losses.device, scale)
+        gradients = DenseGradients(forks.rows(), count, losses.device, scale)
         return Passed(losses, originals, forks.measured, gradients)
 
 
