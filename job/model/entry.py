@@ -92,8 +92,10 @@ class Entry(nn.Module):
         At padding, which MASK [B, …] says among the inputs, all is 0.
         """
         made = {name: self.by_input[f"input_{name}"](inputs[name]) for name in self.names}
-        most = max((x.shape[1:-1] for x in made.values()), key=lambda p: (prod(p), len(p)))
-        here = [_spread(x, tuple(most)) for name, x in made.items() if name not in self.apart]
+        each = [tuple(x.shape[1:-1]) for x in made.values()]
+        sizes = [(prod(positions), len(positions)) for positions in each]
+        most = each[sizes.index(max(sizes))]
+        here = [_spread(x, most) for name, x in made.items() if name not in self.apart]
         joined = here[0] if len(here) == 1 else torch.cat(here, -1)
         if MASK in inputs:
             joined = torch.where(inputs[MASK].unsqueeze(-1), joined, 0.0)

@@ -30,7 +30,7 @@ from job.distributed.device import prepare_device
 from job.model.built_in import BuiltIn
 from job.model.heads import StepHead
 from job.model.losses import TaskLoss
-from job.model.losses.element_losses import mean_loss
+from job.model.losses.element_losses import element_losses, mean_loss
 from job.train.gradients.ownership import ownership
 from job.train.step import Stepper
 from tests.support.nets import built_in
@@ -49,6 +49,11 @@ FIXED_AGAIN = "evengrad, fixed, again"
 SEPARATE, MTL = "K separate backwards", "torchjd mtl_backward, UPGrad"
 HALF = "evengrad, fixed, half of the labels"
 WEIGHED = "evengrad, fixed, half of the labels, weights"
+PLAIN_HALF, PLAIN_WEIGHED = (
+    f"plain weighted sum, half of the labels{more}" for more in ("", ", weights")
+)
+BASES = {HALF: PLAIN_HALF, WEIGHED: PLAIN_WEIGHED}
+"""Sides that are compared with another one than PLAIN: with a plain sum over the same labels."""
 WARM_UP = 3
 
 
@@ -133,6 +138,28 @@ class Plain(Side):
         (torch.stack(losses) * self.weights).sum().backward()
 
 
+class PlainHalf(Plain):
+    """The same over the labels that are there, written out: Σ w l / Σ w of each task."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem)
+        self.given = torch.rand(len(problem.targets[0]), device=problem.device)
+
+    def backward(self) -> None:
+        outputs = self.model(self.problem.inputs)
+        rows = zip(self.problem.tasks, outputs, self.problem.targets, strict=True)
+        losses = torch.stack([self._loss(*row) for row in rows])
+        (losses * self.weights).sum().backward()
+
+    def _loss(self, task: spec.Task, output: Tensor, target: Tensor) -> Tensor:
+        known = target >= 0 if task.loss.of_classes else ~target.isnan()
+        weights = known.float()
+        if task.sample_weight:
+            weights = weights * self.given.view(-1, *[1] * (weights.dim() - 1))
+        each = element_losses(task.loss, output, torch.where(known, target, 0))
+        return (each * weights).sum() / weights.sum().clamp(min=1e-8)
+
+
 def apart(model: BuiltIn, z: Tensor) -> list[Tensor]:
     """The model's outputs, no two heads in one product: what is best for one backward per task."""
     rows = iter([head.rows(len(z)) for head in model.step_heads])
@@ -212,12 +239,15 @@ def sides(problem: Problem, peers: bool) -> dict[str, Side]:
 def label_sides(problem: Problem) -> dict[str, Side]:
     """Steps with all labels and with half of them."""
     fixed = {"kind": "fixed"}
+    half, weighed = problem.halved(), problem.halved(sample_weight="w")
     return {
         PLAIN: Plain(problem),
         FIXED: Evengrad(problem, fixed),
         FIXED_AGAIN: Evengrad(problem, fixed),
-        HALF: Evengrad(problem.halved(), fixed),
-        WEIGHED: Evengrad(problem.halved(sample_weight="w"), fixed),
+        PLAIN_HALF: PlainHalf(half),
+        HALF: Evengrad(half, fixed),
+        PLAIN_WEIGHED: PlainHalf(weighed),
+        WEIGHED: Evengrad(weighed, fixed),
     }
 
 
@@ -272,7 +302,7 @@ class Column(NamedTuple):
     """What one case measured."""
 
     ratios: dict[str, float]
-    """Median over the rounds of each side's time over the plain sum's."""
+    """Median over the rounds of each side's time over the plain sum's, or over that of BASES."""
     plain: float
     """Median seconds of the plain sum."""
 
@@ -295,7 +325,8 @@ def measure(compared: dict[str, Side], rounds: int, cuda: bool, cpu_time: bool =
             times[name] = clock() - begun
         taken.append(times)
     taken = taken[WARM_UP:]
-    ratios = {name: statistics.median(t[name] / t[PLAIN] for t in taken) for name in names}
+    bases = {name: BASES.get(name, PLAIN) for name in names}
+    ratios = {name: statistics.median(t[name] / t[bases[name]] for t in taken) for name in names}
     return Column(ratios, statistics.median(t[PLAIN] for t in taken))
 
 

@@ -1,7 +1,7 @@
 """What the ledger costs, in time and memory, in every kind of network, beside its peers.
 
     python -m tests.bench.networks [--minutes 12] [--rounds 30] [--networks lstm mlp …]
-        [--tasks 2 4 8 32] [--batches 32 256] [--results build/price.jsonl] [--threads 1]
+        [--tasks 2 4 8 32] [--batches 32 256] [--results build/price.jsonl] [--compiled]
 
 Each cell (a network, a number of tasks, a batch) goes into the results as soon as it is measured,
 and is not measured again: start the command as often as it needs to end. tests.bench.price says how
@@ -31,6 +31,7 @@ from job.model.deep import Deep
 from job.model.losses import TaskLoss
 from job.model.losses.element_losses import mean_loss
 from job.model.network import Inputs, Network, Z, parts
+from job.train.build.compiled import compiled
 from job.train.gradients.forks import rebuilt
 from job.train.gradients.ownership import ownership
 from job.train.step import Stepper
@@ -50,6 +51,7 @@ from tests.bench.price import (
 )
 
 SEPARATE, REP, MTL = "K separate backwards", "gradients at z, as LibMTL", "torchjd mtl_backward"
+COMPILED = "evengrad, fixed, compiled"
 UPGRAD, BETWEEN = "evengrad, UPGrad", "evengrad, fixed, between two measurements"
 PEERS = 8
 """Tasks beyond which backwards per task are slow."""
@@ -93,7 +95,7 @@ class Whole(Network):
 
     def __init__(self, tasks: list[spec.Task], shape: tuple[int, ...]) -> None:
         super().__init__([task.name for task in tasks])
-        self.trunk = nn.Sequential(nn.Linear(*shape, 256), nn.ReLU(), nn.Linear(256, 256))
+        self.trunk = nn.Sequential(nn.Linear(shape[0], 256), nn.ReLU(), nn.Linear(256, 256))
         self.heads = nn.ModuleList([nn.Linear(256, task.outputs) for task in tasks])
 
     def forward(self, inputs: Inputs) -> list[Tensor]:
@@ -131,8 +133,8 @@ CASES = {
     "conv1d": Case(of_spec(kind="conv1d"), (105, 12), FOUR),
     "conv2d": Case(of_spec(kind="conv2d", width=16), (28, 28, 1), SAMPLES),
     "transformer": Case(of_spec(kind="transformer"), (64, 12), FOUR),
-    "deep heads": Case(of_spec({"hidden": [64]}, kind="mlp"), (32,), SAMPLES),
-    "shared head": Case(of_spec({"hidden": [64], "share": "all"}, kind="mlp"), (32,), SAMPLES),
+    "deep heads": Case(of_spec({"hidden": (64,)}, kind="mlp"), (32,), SAMPLES),
+    "shared head": Case(of_spec({"hidden": (64,), "share": "all"}, kind="mlp"), (32,), SAMPLES),
     "mmoe": Case(of_spec(kind="mlp", experts={"kind": "mmoe"}), (32,), SAMPLES),
     "ple": Case(of_spec(kind="mlp", experts={"kind": "ple"}), (32,), SAMPLES),
     "own encoder": Case(Encoder, (64, 12), FOUR),
@@ -197,11 +199,13 @@ class Plain:
     def backward(self) -> None:
         torch.stack(self.losses(self.model(self.problem.inputs))).sum().backward()
 
+    def drop_gradients(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+
     def holds(self) -> list[Tensor]:
         ours = [t for state in self.optimizer.state.values() for t in as_tensors(state.values())]
-        grads = as_tensors(p.grad for p in self.model.parameters())
         batch = [*self.problem.inputs.values(), *self.problem.targets]
-        return [*self.model.parameters(), *ours, *grads, *batch]
+        return [*self.model.parameters(), *ours, *batch]
 
 
 class Separate(Plain):
@@ -281,12 +285,19 @@ class MtlBackward(Separate):
 class Evengrad(Plain):
     """The trainer's step."""
 
-    def __init__(self, problem: Problem, every: int | None = 1, upgrad: bool = False) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        every: int | None = 1,
+        upgrad: bool = False,
+        compiling: bool = False,
+    ) -> None:
         super().__init__(problem)
         count, self.count = len(problem.tasks), 0
         balancer = TorchJD("UPGrad", {}, count) if upgrad else Fixed([1.0] * count)
         losses = [TaskLoss(task) for task in problem.tasks]
-        made = Stepper(self.model, problem.known, losses, balancer, every=every)
+        face = compiled(self.model) if compiling else None
+        made = Stepper(self.model, problem.known, losses, balancer, every=every, compiled=face)
         self.stepper = made.to(problem.device)
 
     def step(self) -> None:
@@ -295,7 +306,7 @@ class Evengrad(Plain):
         self.stepper(problem.inputs, problem.targets, self.optimizer, step=self.count)
 
 
-def sides(problem: Problem) -> dict[str, Side]:
+def sides(problem: Problem, compiling: bool = False) -> dict[str, Side]:
     """The steps to compare."""
     compared: dict[str, Side] = {
         PLAIN: Plain(problem),
@@ -304,6 +315,8 @@ def sides(problem: Problem) -> dict[str, Side]:
         UPGRAD: Evengrad(problem, upgrad=True),
         SEPARATE: Separate(problem),
     }
+    if compiling:
+        return compared | {COMPILED: Evengrad(problem, compiling=True)}
     if problem.known.at == "parameters":
         return compared | {BETWEEN: Evengrad(problem, every=10**6)}
     if problem.one_z:  # neither has a place for parts of z that follow from each other
@@ -341,6 +354,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("build/price.jsonl"))
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--compiled", action="store_true", help="beside a compiled step alone")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     console = Console(width=140)
@@ -356,7 +370,8 @@ def main() -> None:
     for i, key in enumerate(left):
         if (seconds := until - time.perf_counter()) <= 0:
             break
-        compared = sides(Problem(key.network, key.tasks, key.batch, torch.device(key.device)))
+        problem = Problem(key.network, key.tasks, key.batch, torch.device(key.device))
+        compared = sides(problem, options.compiled)
         check(compared)
         cell = measured(key, compared, options.rounds, seconds / (len(left) - i))
         append_cell(options.results, cell)
@@ -367,10 +382,9 @@ def main() -> None:
     for line in beyond(found):
         console.print(f"over the limit: {line}")
     missing = len(wanted) - len(found)
-    console.print(
-        f"{len(found)} of {len(wanted)} cells, {options.threads} thread(s) on {options.device}, CPU "
-        f"time; in {options.results}" + (f"; {missing} to go: start it again" if missing else "")
-    )
+    console.print(f"{len(found)} of {len(wanted)} cells are in {options.results}, CPU time")
+    if missing:
+        console.print(f"{missing} are to go: start the command again")
 
 
 if __name__ == "__main__":

@@ -2,10 +2,10 @@
 
 A cell is a network with so many tasks and samples. Its sides run in one process on one batch, each
 with its own copy of the network, in an order that turns with every round. A figure is the median
-over the rounds of a side's time over the plain sum's in the same round; the plain sum against itself
-is the noise. Memory is exact, whatever else the machine does: the peak of what torch's allocator
-holds during one step (allocations as its profiler records them), with parameters, gradients,
-moments and the batch.
+over the rounds of a side's time over the plain sum's in the same round; the plain sum against
+itself is the noise. Memory is exact, whatever else the machine does: the peak of what torch's
+allocator holds during one step (allocations as its profiler records them), with parameters, moments
+and the batch.
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ class Side(Protocol):
         """Take one."""
 
     def holds(self) -> list[Tensor]:
-        """What it keeps between two steps, the batch too."""
+        """What it keeps between two steps, the batch too, but no gradients."""
+
+    def drop_gradients(self) -> None:
+        """Forget the gradients of the last step."""
 
 
 class Key(NamedTuple):
@@ -104,6 +107,7 @@ def _seconds(side: Side, cuda: bool) -> float:
 
 def _peak(side: Side, cuda: bool) -> float:
     """Bytes at the peak of one step."""
+    side.drop_gradients()
     held = float(sum(tensor.untyped_storage().nbytes() for tensor in side.holds()))
     if cuda:
         before = torch.cuda.memory_allocated()

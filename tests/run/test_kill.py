@@ -11,14 +11,15 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.faulty_proxy import Moment, Proxy, Request
 from tests.support.hold import Hold
-from tests.support.runs import EPOCHS, EVERYTHING, Run, Undisturbed, assert_undisturbed
+from tests.support.runs import EPOCHS, EVERYTHING, SPEC, Run, Undisturbed, assert_undisturbed
 from tests.support.runs import undisturbed as undisturbed_of
-from tests.support.tiny_job import STEPS, Trained, job, saved_weights, write
+from tests.support.tiny_job import SMALL, STEPS, Trained, job, saved_weights, write
 from tests.support.warm_process import Nursery, Process, until
 
 WHILE = ("training", "upload", "publish")
@@ -86,6 +87,43 @@ def test_kill_with_every_part_of_training(nursery: Nursery, tmp_path: Path) -> N
     for seed in range(3):
         run = Run(nursery, reference.spec, str(tmp_path / "killed"), f"r{seed}")
         campaign(run, reference, watching, seed, 3)
+
+
+SAMPLES = SMALL["tasks"][:2]
+SMALLER = {"dropout": {"input": 0.2, "hidden": 0.2, "heads": 0.2}, "projection": 4}
+NETWORKS: dict[str, dict[str, Any]] = {
+    "lstm": {"model": {"kind": "lstm", "hidden": 4, "layers": 2, "projection": 4}},
+    "mlp": {"model": {"kind": "mlp", "hidden": [8, 6], **SMALLER}, "tasks": SAMPLES},
+    "conv1d": {"model": {"kind": "conv1d", "width": 4, "layers": 2, "causal": True, **SMALLER}},
+    "conv2d": {
+        "model": {"kind": "conv2d", "width": 4, **SMALLER},
+        "tasks": SAMPLES,
+        "data.inputs": {"features": {"kind": "image"}},
+    },
+    "transformer": {"model": {"kind": "transformer", "width": 8, "heads": 2, **SMALLER}},
+    "mmoe": {
+        "model": {"kind": "conv1d", "width": 4, "layers": 2, **SMALLER}
+        | {"experts": {"kind": "mmoe", "count": 2, "width": 4}},
+    },
+    "ple": {
+        "model": {"kind": "mlp", "hidden": [8], **SMALLER}
+        | {"experts": {"kind": "ple", "count": 2, "levels": 2, "width": 4}},
+        "tasks": [task | {"head": {"hidden": [4], "share": "both"}} for task in SAMPLES],
+    },
+}
+"""Every kind of network, with dropout, as edits of the small spec."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
+def test_kill_with_every_network(nursery: Nursery, tmp_path: Path, name: str) -> None:
+    """So do runs of every built-in network."""
+    spec = write(tmp_path, SPEC | NETWORKS[name])
+    whole = Run(nursery, spec, str(tmp_path / "whole"))
+    process = whole.start()
+    assert process.wait() == 0, process.err
+    killed = Run(nursery, spec, str(tmp_path / "killed"))
+    campaign(killed, Undisturbed(spec, whole.end()), watching, list(NETWORKS).index(name), 3)
 
 
 def campaign(run: Run, reference: Undisturbed, kill: Kill, seed: int, kills: int) -> Counter[str]:
