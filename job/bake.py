@@ -91,13 +91,18 @@ def _below(name: str, where: str, what: str, remedy: str) -> PurePosixPath:
 
 
 def _check_data(spec: JobSpec, folder: Path) -> None:
+    import torch
+
     from job.data.dataset import load
     from job.train.build.check_own import check_own
+    from job.train.build.compiled import check_compiler
     from job.train.build.parts import check_parts
 
     data = load(spec, folder, test=True)
     check_own(spec, data)
     check_parts(spec, data)
+    if spec.train.compile:  # the image's own compiler, which its pods have
+        check_compiler(torch.device("cpu" if cuda_of_torch() is None else "cuda"))
 
 
 def build_info(text: bytes, spec: JobSpec, environment: Mapping[str, str]) -> dict[str, str | None]:

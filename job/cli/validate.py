@@ -12,7 +12,7 @@ import typer
 from job.cli.arguments import Spec, Traceback, causes
 from job.show.format import counted
 from job.show.printable import printable
-from job.spec import Arrays, JobSpec
+from job.spec import Arrays, Conv1d, JobSpec, Lstm, Transformer
 from job.spec.read import read_spec
 from job.spec.read import schema as spec_schema
 
@@ -33,6 +33,7 @@ def validate(
         from job.data.dataset import load
         from job.distributed.device import available_device
         from job.train.build.check_own import check_own
+        from job.train.build.compiled import check_compiler
         from job.train.build.parts import check_parts
 
         data = load(job, spec.resolve().parent, test=True)
@@ -40,13 +41,17 @@ def validate(
             check_own(job, data)
             check_parts(job, data)
         if job.resources is None:
-            available_device(job.train)
+            device = available_device(job.train)
+            if job.train.compile:
+                check_compiler(device)
         counts = f"{len(data.train)} training, {len(data.validation)} validation"
         counts += f", {len(data.test)} test" if data.test else ""
         typer.echo(f"{spec}: valid; {counts} samples; content {job.content_hash()[:12]}")
         if isinstance(job.data, Arrays):
             for line in (*_input_lines(data, job.data), *_zero_and_one(job, data)):
                 typer.echo(printable(line))
+        for line in _doubts(job, data):
+            typer.echo(printable(line))
     else:
         typer.echo(f"{spec}: valid, data not looked at; content {job.content_hash()[:12]}")
 
@@ -89,6 +94,26 @@ def _zero_and_one(job: JobSpec, data: Dataset) -> Iterator[str]:
         if task.loss.kind == "binary_cross_entropy" and task.name in data.classes:
             zero, one = data.classes[task.name]
             yield f"{task.name}: {zero} is 0, {one} is 1"
+
+
+def _doubts(job: JobSpec, data: Dataset) -> Iterator[str]:
+    """What may be meant, but reads like a slip."""
+    if isinstance(job.data, Arrays) and isinstance(job.model, Lstm | Conv1d | Transformer):
+        for name, each in job.data.named.items():
+            if each.kind == "image":
+                rows, columns = data.train.inputs[name].shape[1:3]
+                how = f"as a sequence of {rows} x {columns} pixels, row by row"
+                yield f"{name}: {job.model.kind} reads an image {how}; conv2d is for images"
+    shares = [task.head.share for task in job.tasks]
+    for k, task in enumerate(job.tasks):
+        if task.head.share is not None and shares.count(task.head.share) == 1:
+            yield f'$.tasks[{k}].head.share: no other task names "{task.head.share}"'
+        known = data.classes.get(task.name, [])
+        if task.loss.kind == "cross_entropy" and known and task.outputs > len(known):
+            yield (
+                f"$.tasks[{k}].outputs: {task.outputs} outputs for {len(known)} classes: "
+                f"{', '.join(known)}"
+            )
 
 
 def schema(

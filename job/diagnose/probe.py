@@ -140,7 +140,9 @@ def probe(training: Trainer, tick: Tick = lambda done: None, until: float = math
 
 def probe_inputs(spec: JobSpec, data: Dataset) -> tuple[JobSpec, Dataset]:
     """The spec and data for a probe: without all that costs time and changes no step."""
-    train = spec.train.model_copy(update={"evaluate": SAMPLES, "early_stop": None})
+    train = spec.train.model_copy(
+        update={"evaluate": SAMPLES, "early_stop": None, "compile": False}
+    )
     log = spec.log.model_copy(update={"audit_every": 0})
     some = evenly_spaced(len(data.validation), SAMPLES)
     whole = data.validation

@@ -105,6 +105,12 @@ class JobSpec(Section):
         return [task.name for task in self.tasks]
 
     @property
+    def uncompiled(self) -> JobSpec:
+        """The same, without PyTorch's compiler: what it computes is the same but for rounding."""
+        train = self.train.model_copy(update={"compile": False})
+        return self.model_copy(update={"train": train})
+
+    @property
     def own_code(self) -> dict[str, PythonFile]:
         """The sections that name code of one's own, by JSON path."""
         named: dict[str, Section] = {"$.model": self.model}

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -153,6 +153,8 @@ class Stepper(nn.Module):
     ) -> Measured:
         """Take one step on a batch in parts; in one, unless it was built to accumulate."""
         optimizer.zero_grad(set_to_none=True)
+        # A wrapper, such as Lightning's, hands on `step`, but neither state nor attributes.
+        bare: Any = getattr(optimizer, "optimizer", optimizer)
         elements = weigh_parts(self.of_tasks, parts, self.ranks)
         batch = [
             Batch(part.inputs, part.targets, part.share, each)
@@ -162,9 +164,11 @@ class Stepper(nn.Module):
         learned = [] if self.loss_scale is None else [b.clone() for b in self.balancer.buffers()]
         done, next_weights = self._fill(batch, partial(self._weigh, present), step, audit)
         flags = self._flags(done)
-        self._finish_gradients(optimizer, done.losses, flags.skipped, present)
-        idle = self._idle(optimizer, present)
-        self._update(optimizer, flags, learned)
+        self._finish_gradients(bare, done.losses, flags.skipped, present)
+        idle = self._idle(bare, present)
+        self._settle(flags, learned)
+        bare.found_inf = flags.skipped  # fused optimizers read it, on the device
+        optimizer.step()
         for now, before in idle:
             now.copy_(kept_where_absent(present, now, before))
         if self.balancer.observes:
@@ -290,17 +294,11 @@ class Stepper(nn.Module):
         ]
         return [(each, each.clone()) for each in tensors]
 
-    def _update(
-        self,
-        optimizer: torch.optim.Optimizer,
-        flags: _Flags,
-        learned: list[Tensor],
-    ) -> None:
-        """Apply the update unless the flag `skipped` is set.
+    def _settle(self, flags: _Flags, learned: list[Tensor]) -> None:
+        """Decide whether the run halts, and on the loss scale; the update follows.
 
         A loss that is not finite halts the run. So does a gradient, unless a smaller loss scale
-        may still help: then the balancer's state before this step, `learned`, is put back. The
-        optimizer reads the flag on the device (`found_inf`).
+        may still help: then the balancer's state before this step, `learned`, is put back.
         """
         fatal, skipped = flags
         if self.loss_scale is None:
@@ -310,8 +308,6 @@ class Stepper(nn.Module):
             self.loss_scale.update(skipped > 0)
             for now, before in zip(self.balancer.buffers(), learned, strict=True):
                 now.copy_(torch.where(skipped > 0, before, now))
-        optimizer.found_inf = skipped  # type: ignore[attr-defined]  # read by fused optimizers
-        optimizer.step()
 
     @torch.no_grad()
     def _observe(self, batch: Sequence[Batch], skipped: Tensor) -> None:

@@ -93,3 +93,41 @@ def test_no_holes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = said(tmp_path, capsys, ["age"], missing="indicator")
     assert lines[1].startswith("1 feature and 0 indicators")
     assert len(lines) == 3
+
+
+def test_what_reads_like_a_slip_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An image for a network of sequences, a share with nobody, more outputs than classes of text;
+    and nothing of it where it is as it should be."""
+    random = np.random.default_rng(0)
+    texts = np.array(["a", "b", "c"])[np.arange(60) % 3]
+    np.savez(
+        "d.npz", pixels=random.normal(size=(60, 4, 5)), kind=texts, much=random.normal(size=60)
+    )
+    loss, head = {"kind": "cross_entropy"}, {"hidden": [4], "share": "all"}
+    spec: dict[str, Any] = {
+        "name": "odd",
+        "data": {"kind": "arrays", "path": "d.npz", "inputs": {"pixels": {"kind": "image"}}},
+        "model": {"kind": "lstm", "hidden": 4},
+        "tasks": [
+            {"name": "kind", "level": "sample", "outputs": 5, "loss": loss, "head": head},
+            {"name": "much", "level": "sample", "loss": {"kind": "mse"}},
+        ],
+        "train": {"epochs": 1, "batch_size": 8},
+    }
+
+    def doubts() -> list[str]:
+        (tmp_path / "odd.json").write_text(json.dumps(spec))
+        code, out, err = here(capsys, "validate", "odd.json")
+        assert code == 0, err
+        return out.splitlines()[2:]
+
+    by_row = "as a sequence of 4 x 5 pixels, row by row"
+    assert doubts() == [
+        f"pixels: lstm reads an image {by_row}; conv2d is for images",
+        '$.tasks[0].head.share: no other task names "all"',
+        "$.tasks[0].outputs: 5 outputs for 3 classes: a, b, c",
+    ]
+    spec["model"] = {"kind": "conv2d", "width": 4}
+    spec["tasks"][0]["outputs"] = 3
+    spec["tasks"][1]["head"] = head
+    assert doubts() == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,9 +17,9 @@ PAGE = (ROOT / "docs" / "library.md").read_text("utf-8")
 LOOPS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
 
 
-def after(loop: int) -> dict[str, Any]:
-    """The names that a loop of the page leaves behind."""
-    names: dict[str, Any] = {"__name__": "loop"}
+def after(loop: int, **names: Any) -> dict[str, Any]:
+    """The names that a loop of the page leaves behind; names: those that it begins with."""
+    names["__name__"] = "loop"
     with torch.random.fork_rng():
         exec(LOOPS[loop], names)
     return names
@@ -68,10 +69,42 @@ def test_the_loop_skips_an_update_that_is_not_finite() -> None:
     torch.testing.assert_close(net.state_dict(), before, rtol=0, atol=0)
 
 
+@pytest.mark.slow  # Lightning takes seconds to import
+@pytest.mark.filterwarnings("ignore")  # Lightning advises on loggers and loaders
+def test_the_loop_in_lightning_learns_and_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both losses fall as in the plain loop, Lightning has counted the steps, and its checkpoint
+    has the network and the balancer. A batch that is not finite changes nothing there either."""
+    monkeypatch.chdir(tmp_path)
+    plain = after(0)
+    left = after(1, **{name: plain[name] for name in ("Net", "sign", "total")})
+    module, trainer = left["module"], left["trainer"]
+    assert trainer.global_step == 5 * 2048 // 64
+    logged = {name: float(value) for name, value in trainer.logged_metrics.items()}
+    assert logged["loss/sign"] < 0.5 * 0.693
+    assert logged["loss/total"] < 0.5 * 8
+    assert logged["weight/sign"] > logged["weight/total"]
+    (saved,) = tmp_path.rglob("*.ckpt")
+    state = torch.load(saved, weights_only=True)["state_dict"]
+    assert any(name.startswith("stepper.balancer.") for name in state)
+    torch.testing.assert_close(state, dict(module.state_dict()), rtol=0, atol=0)
+    broken = torch.utils.data.TensorDataset(
+        torch.full((64, 8), torch.nan), torch.ones(64, dtype=torch.long), torch.ones(64, 1)
+    )
+    before = copy.deepcopy(left["net"].state_dict())
+    again = left["pl"].Trainer(
+        max_epochs=1, accelerator="cpu", enable_progress_bar=False, logger=False
+    )
+    again.fit(module, torch.utils.data.DataLoader(broken, batch_size=64))
+    assert module.stepper.halted == 1
+    torch.testing.assert_close(left["net"].state_dict(), before, rtol=0, atol=0)
+
+
 def test_the_loop_with_a_balancer_alone_learns() -> None:
     """Both losses fall below half of what a prediction of 0 has, and the weights equalise the
     gradients' norms over their running means."""
-    left = after(1)
+    left = after(2)
     one, other = (loss.item() for loss in left["losses"])
     x = torch.randn(100_000, 8, generator=torch.Generator().manual_seed(1))
     assert one < 0.5 * float(x.sum(1).cosh().log().mean())
@@ -81,8 +114,8 @@ def test_the_loop_with_a_balancer_alone_learns() -> None:
 
 
 def test_the_loops_fit_on_a_screen() -> None:
-    """Neither has more than 40 lines of code; blank ones are not counted."""
-    assert len(LOOPS) == 2
+    """None has more than 40 lines of code; blank ones are not counted."""
+    assert len(LOOPS) == 3
     assert max(sum(bool(line) for line in loop.splitlines()) for loop in LOOPS) <= 40
 
 

@@ -73,7 +73,9 @@ def build_parts(spec: JobSpec, data: Dataset, device: torch.device, ranks: Ranks
 def check_parts(spec: JobSpec, data: Dataset) -> None:
     """Raise InputError unless they can be built, here on the CPU; no generator moves."""
     with torch.random.fork_rng(devices=[]):
-        build_parts(spec, data, torch.device("cpu"))
+        made = build_parts(spec.uncompiled, data, torch.device("cpu"))
+    if spec.train.compile:
+        check_cut(made.known)
 
 
 def _some_inputs(spec: JobSpec, data: Dataset, device: torch.device) -> dict[str, Tensor]:
