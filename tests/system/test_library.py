@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import copy
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +121,37 @@ def test_the_loops_fit_on_a_screen() -> None:
     """None has more than 40 lines of code; blank ones are not counted."""
     assert len(LOOPS) == 3
     assert max(sum(bool(line) for line in loop.splitlines()) for loop in LOOPS) <= 40
+
+
+@pytest.mark.slow
+def test_the_loop_runs_from_a_wheel_and_from_a_copy(tmp_path: Path) -> None:
+    """Away from the checkout: with the distribution installed, and with `job/` in a folder of one's
+    own; each is the one that is imported."""
+    source, site, vendor = (tmp_path / name for name in ("source", "site", "vendor"))
+    for package in ("job", "deploy"):
+        shutil.copytree(
+            ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
+    built = [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(source)]
+    subprocess.run(built, check=True)
+    (wheel,) = tmp_path.glob("evengrad-*.whl")
+    subprocess.run([*pip, "install", "--no-deps", "--target", str(site), str(wheel)], check=True)
+    shutil.copytree(source / "job", vendor / "job")
+    loop = f"import job as evengrad\n{LOOPS[0]}\nprint(evengrad.__file__)\n"
+    (tmp_path / "train.py").write_text(loop)
+    for place in (site, vendor):
+        done = subprocess.run(
+            [sys.executable, "train.py"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(place)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.splitlines()[-1] == str(place / "job" / "__init__.py")
 
 
 def test_another_name_is_the_same_package() -> None:

@@ -100,6 +100,10 @@ def _fault(rule: str, remedy: str) -> Fault:
 
 def _configure() -> None:
     """Set the compiler up for this process."""
+    if CACHE not in os.environ:  # before the import, which sets it to a folder that stays
+        # What a process that was killed has half written must not reach the next one.
+        os.environ[CACHE] = folder = tempfile.mkdtemp(prefix="evengrad-compiled-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
     import torch._dynamo
     import torch._functorch.config
 
@@ -107,7 +111,3 @@ def _configure() -> None:
     warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf Tensor")
     torch._dynamo.config.recompile_limit = SHAPES
     torch._functorch.config.donated_buffer = False  # an audit goes through a graph more than once
-    if CACHE not in os.environ:
-        # What a process that was killed has half written must not reach the next one.
-        os.environ[CACHE] = folder = tempfile.mkdtemp(prefix="evengrad-compiled-")
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
