@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,9 +13,11 @@ from deploy.app import run_command
 from deploy.exits import INVALID, NO_ACCESS, NOT_FINISHED, NOT_FOUND, CommandError
 from deploy.options import Json, RunName, StoreUrl
 from deploy.output import log_line, partial_file, print_json
+from job.errors import InputError
 
 if TYPE_CHECKING:
     from job.record.run_index import Kept, RunIndex
+    from job.store import Store
 
 DOCUMENTS = ("spec.json", "result.json")
 
@@ -32,7 +34,7 @@ def fetch(
     store: StoreUrl = None,
     as_json: Json = False,
 ) -> None:
-    """Download a run's weights, spec and result; no existing file is overwritten.
+    """Download a run's weights, spec, code and result; no existing file is overwritten.
 
     model.safetensors has the SHA-256 that its manifest names, or is not left behind.
     """
@@ -59,12 +61,32 @@ def fetch(
             written.append(_write(folder / name, [opened.get(f"{ref.run}/{name}").data]))
         except Missing:
             log_line(f"{name}: not there yet")
+    for path, data in _code(opened, ref.run, folder / "spec.json"):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        written.append(_write(folder / path, [data]))
     facts = {"run": ref.run, "step": kept.step, "epoch": manifest.epoch, "folder": str(folder)}
     if as_json:
         print_json({**facts, "files": written})
     else:
         log_line(f"{ref.run}: step {kept.step}, epoch {manifest.epoch}, in {folder}: "
                  f"{', '.join(written)}")  # fmt: skip
+
+
+def _code(store: Store, run: str, spec: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
+    """The run's own code, if it has some, by path beside its spec."""
+    from job.record.own_code import kept_code
+    from job.spec.stored import parse_stored
+
+    try:
+        job = parse_stored(spec.read_text("utf-8", "replace"), str(spec))
+    except (OSError, InputError):  # the weights are what was asked for
+        log_line(f"{spec}: cannot be read here, so its own code, if it has some, is not fetched")
+        return
+    for path, data in kept_code(store, run, job):
+        if path.is_absolute() or ".." in path.parts:
+            log_line(f"{path}: not fetched, as it lies outside of the spec's folder")
+        else:
+            yield path, data
 
 
 def _checkpoint(index: RunIndex | None, best: bool, run: str) -> Kept:

@@ -89,6 +89,7 @@ def run(
 
     from job.distributed.ranks import ALONE
     from job.record.claim import Finished, claim
+    from job.record.own_code import keep_code
     from job.show.live import make_display
     from job.store import open_store
 
@@ -100,6 +101,7 @@ def run(
     again = "" if liveness_path(os.environ) else resume_command(spec, name, store, control)
     try:
         claimed = claim(where, job, key, take_over=take_over, must_exist=resume is not None)
+        keep_code(where, key, job, spec.resolve().parent)
         raise typer.Exit(_execute(training, claimed, name, screen, grace, again))
     except Finished as finished:
         typer.echo(finished_notice(where, key, finished.code), err=True)

@@ -11,6 +11,7 @@ FORM = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?")
 RULE = "a run id is of a-z, 0-9 and -, at most 64"
 DOCUMENTS = re.compile(
     r"(latest|lease|status|result|spec|pods|boots|cancel)\.json|report\.html|probe-[0-9a-f]{32}"
+    r"|code/[0-9a-f]{64}"
 )
 MODEL, STATE, MANIFEST = "model.safetensors", "state.safetensors", "manifest.json"
 CHECKPOINT_FILES = (MANIFEST, STATE, MODEL)
