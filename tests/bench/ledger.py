@@ -354,7 +354,9 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--quick", action="store_true", help="without the peers")
     parser.add_argument(
-        "--labels", action="store_true", help="missing labels and weights, K = 4; CPU time"
+        "--labels",
+        action="store_true",
+        help="missing labels and weights, beside plain sums over the same labels; CPU time",
     )
     options = parser.parse_args()
     train = {"epochs": 1, "batch_size": 1, "device": options.device, "threads": options.threads}
