@@ -73,19 +73,23 @@ def fetch(
 
 
 def _code(store: Store, run: str, spec: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
-    """The run's own code, if it has some, by path beside its spec."""
-    from job.record.own_code import kept_code
+    """The run's own code, if it has some, by path beside its spec; older runs keep none."""
+    from job.record.layout import CODE
+    from job.spec.own_code import sources
     from job.spec.stored import parse_stored
+    from job.store.by_content import kept_file
 
     try:
         job = parse_stored(spec.read_text("utf-8", "replace"), str(spec))
     except (OSError, InputError):  # the weights are what was asked for
         log_line(f"{spec}: cannot be read here, so its own code, if it has some, is not fetched")
         return
-    for path, data in kept_code(store, run, job):
+    each = (sources(section) for section in job.own_code.values())
+    for name, digest in (item for files in each for item in files.items()):
+        path, data = PurePosixPath(name), kept_file(store, f"{run}/{CODE}", digest)
         if path.is_absolute() or ".." in path.parts:
             log_line(f"{path}: not fetched, as it lies outside of the spec's folder")
-        else:
+        elif data is not None:
             yield path, data
 
 

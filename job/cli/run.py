@@ -17,11 +17,12 @@ from job.cli.earlier_events import earlier_events
 from job.env import liveness_path, under_torchrun
 from job.events import fields
 from job.exit_codes import INTERRUPTED
-from job.record.layout import FORM, RULE, new_run_id
+from job.record.layout import CODE, FORM, RULE, new_run_id
 from job.show.lines import Readable
 from job.show.live import Live
 from job.show.printable import printable
 from job.spec import JobSpec
+from job.spec.own_code import sources
 from job.spec.read import read_spec
 from job.store import Store, StoreError
 
@@ -89,9 +90,9 @@ def run(
 
     from job.distributed.ranks import ALONE
     from job.record.claim import Finished, claim
-    from job.record.own_code import keep_code
     from job.show.live import make_display
     from job.store import open_store
+    from job.store.by_content import keep_files
 
     where, key = open_store(store, job.checkpoint.encryption), f"{job.name}/{name}"
     _leave_finished(where, key, job)
@@ -101,7 +102,7 @@ def run(
     again = "" if liveness_path(os.environ) else resume_command(spec, name, store, control)
     try:
         claimed = claim(where, job, key, take_over=take_over, must_exist=resume is not None)
-        keep_code(where, key, job, spec.resolve().parent)
+        keep_files(where, f"{key}/{CODE}", _own_files(job, spec.resolve().parent))
         raise typer.Exit(_execute(training, claimed, name, screen, grace, again))
     except Finished as finished:
         typer.echo(finished_notice(where, key, finished.code), err=True)
@@ -161,6 +162,12 @@ def _run_name(run_id: str | None, resume: str | None) -> str:
     if not FORM.fullmatch(name):
         raise typer.BadParameter(f"{RULE}; found {name!r}")
     return name
+
+
+def _own_files(job: JobSpec, folder: Path) -> dict[Path, str]:
+    """The Python files of one's own, with their digests; folder: of the spec."""
+    each = (sources(section) for section in job.own_code.values())
+    return {folder / name: digest for files in each for name, digest in files.items()}
 
 
 def _make_trainer(job: JobSpec, spec: Path, ranks: Ranks) -> Trainer:

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 FORM = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?")
 RULE = "a run id is of a-z, 0-9 and -, at most 64"
+CODE = "code"
+"""Folder of a network, loss or metric of one's own: its files, by their SHA-256."""
 DOCUMENTS = re.compile(
     r"(latest|lease|status|result|spec|pods|boots|cancel)\.json|report\.html|probe-[0-9a-f]{32}"
     r"|code/[0-9a-f]{64}"

@@ -89,6 +89,19 @@ def files_of(section: PythonFile) -> list[str]:
     return [str(folder / name) for name in section.sha256]
 
 
+def sources(section: PythonFile) -> dict[str, str]:
+    """Its Python files and requirements, by path relative to the spec, with their digests.
+
+    What else it reads, such as trained weights, is left out.
+    """
+    folder = PurePosixPath(section.file).parent
+    return {
+        str(folder / name): digest
+        for name, digest in section.sha256.items()
+        if name.endswith(".py") or name == REQUIREMENTS
+    }
+
+
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
