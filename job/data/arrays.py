@@ -138,13 +138,13 @@ def _parquet(
     return {n: dense(table.column(n), source, n, n in texts) for n in here}, names
 
 
-def dense(chunks: pa.ChunkedArray, source: str, name: str, texts: bool) -> Array:
+def dense(chunks: pa.ChunkedArray, source: str, name: str, texts: bool, first: int = 0) -> Array:
     """Numbers, tensors of a fixed shape, or lists nested to any depth, as an array [N, …].
 
-    texts: texts are taken too.
+    texts: texts are taken too. first: number of the first row, for messages.
     """
     if isinstance(chunks.type, pa.FixedShapeTensorType):
-        return _tensors(chunks, source, name)
+        return _tensors(chunks, source, name, first)
     column, shape = decoded(chunks).combine_chunks(), [len(chunks)]
     while is_list(column.type):
         lengths = pc.fill_null(pc.list_value_length(column), -1).to_numpy(zero_copy_only=False)
@@ -152,7 +152,7 @@ def dense(chunks: pa.ChunkedArray, source: str, name: str, texts: bool) -> Array
         if len(bad := np.flatnonzero((lengths != length) | (lengths < 0))):
             row, items = bad[0] // math.prod(shape[1:]), lengths[bad[0]]
             found = f"a list of {items} items, and of {length} in the first row"
-            raise _cell_error(source, name, found if items >= 0 else "an empty value", row)
+            raise _cell_error(source, name, found if items >= 0 else "an empty value", first + row)
         shape.append(length)
         column = column.flatten()
         if pa.types.is_dictionary(column.type):
@@ -166,11 +166,11 @@ def dense(chunks: pa.ChunkedArray, source: str, name: str, texts: bool) -> Array
         raise InputError([_array_fault(source, name, _kind_of(kind))])
     if column.null_count:
         row = np.flatnonzero(column.is_null())[0] // math.prod(shape[1:])
-        raise _cell_error(source, name, "an empty value", row)
+        raise _cell_error(source, name, "an empty value", first + row)
     return np.asarray(column.to_numpy(zero_copy_only=False)).reshape(shape)
 
 
-def _tensors(chunks: pa.ChunkedArray, source: str, name: str) -> Array:
+def _tensors(chunks: pa.ChunkedArray, source: str, name: str, first: int) -> Array:
     """A column of tensors of one shape, as an array [N, …]."""
     column = chunks.combine_chunks()
     lists = column.storage
@@ -179,7 +179,7 @@ def _tensors(chunks: pa.ChunkedArray, source: str, name: str) -> Array:
         inner = lists.flatten().is_null().to_numpy(zero_copy_only=False)
         empty = np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))
         row = empty[0] if len(empty) else np.flatnonzero(inner)[0] // items
-        raise _cell_error(source, name, "an empty value", row)
+        raise _cell_error(source, name, "an empty value", first + row)
     return np.asarray(column.to_numpy_ndarray())
 
 

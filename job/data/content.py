@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -24,13 +25,16 @@ from job.data.encoding.encoders import (
 )
 from job.data.shards.folder import is_folder, read_shards
 from job.data.shards.rows import Rows
-from job.data.tables.columns import cell_text, matching, open_table, parse_column
+from job.data.tables.columns import cell_text, matching, open_table, parse_column, parse_known
 from job.data.tables.table import Table
 from job.data.values import Place
 from job.errors import Fault, InputError
 from job.spec import CATEGORICAL, FEATURES, Arrays, Input, JobSpec, SplitBy
 
 Array = NDArray[Any]
+Known = Mapping[str, bool]
+"""Columns that training has read, by name: true for one of texts, false for one of numbers."""
+NOTHING: Known = MappingProxyType({})
 
 
 @dataclass
@@ -51,20 +55,27 @@ class Content:
         return count(next(iter(self.inputs.values())))
 
 
-def read_content(spec: JobSpec, data: Arrays, source: str, folder: Path) -> Content:
-    """What a file holds; raises InputError."""
+def read_content(
+    spec: JobSpec, data: Arrays, source: str, folder: Path, known: Known = NOTHING
+) -> Content:
+    """What a file holds; known: of a table. Raises InputError."""
+    if is_table(data, source, folder):
+        return content_of_table(spec, data, open_table(source, folder), known)
+    return _read_arrays(spec, data, source, folder)
+
+
+def is_table(data: Arrays, source: str, folder: Path) -> bool:
+    """True if a file is a table of cells; raises InputError if it is neither that nor arrays."""
     if not is_folder(source, folder):
         check_ending(source)
     listed = [name for name, each in data.named.items() if not isinstance(each.source, str)]
-    is_table = source.lower().endswith(TABLES) or bool(listed)
-    if is_table and not source.lower().endswith((*TABLES, ".parquet")):
+    of_cells = source.lower().endswith(TABLES) or bool(listed)
+    if of_cells and not source.lower().endswith((*TABLES, ".parquet")):
         rule = "a list of features names columns of a table: .csv, .csv.gz or .parquet"
         remedy = "name one array, or write a table"
         where = _path(data, listed[0], ".source")
         raise InputError([Fault(where, f"a list, of {source}", rule, remedy)])
-    if is_table:
-        return _read_table(spec, data, source, folder)
-    return _read_arrays(spec, data, source, folder)
+    return of_cells
 
 
 def _path(data: Arrays, name: str, key: str = "") -> str:
@@ -135,24 +146,43 @@ def _classes(spec: JobSpec) -> set[str]:
 
 
 def _read_arrays(spec: JobSpec, data: Arrays, source: str, folder: Path) -> Content:
-    place, mark, named = Place("$.data", source, "row"), _mark(spec, data), data.named
-    sources = {name: str(each.source) for name, each in named.items()}
-    paddings = {name: p for name, each in named.items() if (p := each.lengths or each.mask)}
-    coded = {sources[name] for name, each in named.items() if each.is_coded}
-    marks = {mark[1]} if mark else set()
-    wanted = {*sources.values(), *paddings.values(), *_labels(spec)}
-    wanted, texts = wanted | marks, _classes(spec) | marks | coded
+    wanted, texts = wanted_arrays(spec, data)
     arrays: dict[str, Any]
     if is_folder(source, folder):
-        whole = wanted if paddings else {*coded, *marks, *_labels(spec)}
+        whole = wanted if _paddings(data) else {*texts, *_labels(spec)}
         arrays, names = read_shards(source, folder, wanted, texts, wanted - whole)
     else:
-        numbers = {sources[name] for name, each in named.items() if each.kind == "numbers"}
+        numbers = {str(each.source) for each in data.named.values() if each.kind == "numbers"}
         arrays, names = read_arrays(source, folder, wanted, texts | numbers)
         if faults := [
             _of_texts(source, key) for key in sorted(numbers - texts) if _has_texts(arrays, key)
         ]:
             raise InputError(faults)
+    return content_of_arrays(spec, data, arrays, names, Place("$.data", source, "row"))
+
+
+def wanted_arrays(spec: JobSpec, data: Arrays) -> tuple[set[str], set[str]]:
+    """Names of the arrays that a spec reads, and those of them that may hold texts."""
+    mark, named = _mark(spec, data), data.named
+    marks = {mark[1]} if mark else set()
+    coded = {str(each.source) for each in named.values() if each.is_coded}
+    inputs = {str(each.source) for each in named.values()}
+    wanted = {*inputs, *_paddings(data).values(), *_labels(spec)}
+    return wanted | marks, _classes(spec) | marks | coded
+
+
+def _paddings(data: Arrays) -> dict[str, str]:
+    """By input, the array that says which positions are real."""
+    return {name: p for name, each in data.named.items() if (p := each.lengths or each.mask)}
+
+
+def content_of_arrays(
+    spec: JobSpec, data: Arrays, arrays: Mapping[str, Any], names: Sequence[str], place: Place
+) -> Content:
+    """What arrays hold; names: of all arrays that there are. Raises InputError."""
+    mark, named, source = _mark(spec, data), data.named, place.file
+    sources = {name: str(each.source) for name, each in named.items()}
+    paddings = _paddings(data)
     targets = [name for name in names if name not in {*sources.values(), *paddings.values()}]
     absent = [
         _no_array(_path(data, name, ".source"), key, names, source)
@@ -179,7 +209,7 @@ def _read_arrays(spec: JobSpec, data: Arrays, source: str, folder: Path) -> Cont
     if not faults:
         axes = common_positions(inputs)
         for name, key in paddings.items():
-            real = real_positions(name, named[name], arrays[key], axes, len(first), source)
+            real = real_positions(name, named[name], arrays[key], axes, len(first), place)
         for name, each in inputs.items():
             mine, key = real_of(each, real), sources[name]
             faults += value_faults_of(arrays[key], named[name], place, mine, _missing(data, name))
@@ -221,9 +251,9 @@ def _unequal_rows(data: Arrays, inputs: Mapping[str, Array | Rows]) -> list[Faul
     ]
 
 
-def _read_table(spec: JobSpec, data: Arrays, source: str, folder: Path) -> Content:
-    table = open_table(source, folder)
-    names, mark = table.names, _mark(spec, data)
+def content_of_table(spec: JobSpec, data: Arrays, table: Table, known: Known = NOTHING) -> Content:
+    """What a table holds. Raises InputError."""
+    names, mark, source = table.names, _mark(spec, data), table.source
     targets = {name: matching(name, names) for name in _labels(spec)}
     taken = {name for found in targets.values() for name in found} | ({mark[1]} if mark else set())
     chosen: dict[str, list[str]] = {}
@@ -244,7 +274,10 @@ def _read_table(spec: JobSpec, data: Arrays, source: str, folder: Path) -> Conte
         raise InputError([*table.faults, *faults, *absent])
     every = [column for each in chosen.values() for column in each]
     read = [name for name in dict.fromkeys([*every, *taken]) if name in names]
-    columns = {name: parse_column(table, name) for name in read}
+    columns = {
+        name: parse_known(table, name, known[name]) if name in known else parse_column(table, name)
+        for name in read
+    }
     for name, mine in chosen.items():
         _add_faults_of_empty_cells(table, {c: columns[c] for c in mine}, data, name)
         for column in mine:

@@ -20,6 +20,7 @@ from torch import Tensor
 from job.data.bars import read_bars
 from job.data.content import missing_targets
 from job.data.encoding.feature_stats import FeatureStats, measure_features
+from job.data.encoding.input_form import InputForm
 from job.data.encoding.input_info import FEATURES, MASK, InputInfo
 from job.data.shards.rows import Rows
 from job.data.start.pretrained import read_pretrained
@@ -127,6 +128,12 @@ class Dataset:
     def levels(self) -> dict[str, list[str]]:
         """The levels of every column of categories and of every feature of codes."""
         return {k: v for about in self.inputs.values() for k, v in about.levels.items()}
+
+    @property
+    def forms(self) -> dict[str, InputForm]:
+        """By input, what a checkpoint keeps of it."""
+        each = self.inputs.items()
+        return {name: InputForm.of(i, self.train.inputs[name].shape[1:]) for name, i in each}
 
     @property
     def feature_ranges(self) -> dict[str, list[float]]:

@@ -367,6 +367,7 @@ class Trainer:
             "gates": {i: result.model_dump() for i, result in self.verdict.results.items()},
             "levels": self.data.levels,
             "classes": self.data.classes,
+            "inputs": {name: form.model_dump() for name, form in self.data.forms.items()},
         }
         return self._stateful.tensors(), json.loads(to_json(values, inf_nan_mode="strings"))
 

@@ -8,6 +8,7 @@ from math import prod
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from job.data.encoding.categories import Encoding, check_kinds, fit_encoding
@@ -156,14 +157,26 @@ def fit_encoder(
     if about.is_coded:
         features = _features(name, stored)
         codes = fit_codes(features, train, real_of(stored, real), source)
-        levels = {k: [str(x) for x in v.to_pylist()] for k, v in codes.levels.items()}
-        names = tuple(features) if isinstance(stored, dict) else ()
-        return Encoder(about, InputInfo(names, levels=levels, codes=codes.counts), codes)
+        return Encoder(about, info_of_codes(codes, isinstance(stored, dict)), codes)
     if isinstance(stored, dict):
         made = fit_encoding(stored, train, source)
-        return Encoder(about, InputInfo(made.names, made.flags, levels=made.levels), made)
+        return Encoder(about, info_of_columns(made), made)
     whole = 255.0 if stored.dtype == np.uint8 else 1.0
     return Encoder(about, InputInfo(whole=whole), None)
+
+
+def info_of_codes(codes: Codes, of_table: bool) -> InputInfo:
+    """What codes hold; of_table: whether they are of a table's columns."""
+    levels = {k: [str(x) for x in v.to_pylist()] for k, v in codes.levels.items()}
+    names = tuple(codes.levels) if of_table else ()
+    texts = tuple(k for k, v in codes.levels.items() if pa.types.is_string(v.type))
+    return InputInfo(names, levels=levels, codes=codes.counts, columns=names, texts=texts)
+
+
+def info_of_columns(made: Encoding) -> InputInfo:
+    """What the encoded columns of a table hold."""
+    texts = tuple(made.levels)
+    return InputInfo(made.names, made.flags, levels=made.levels, columns=made.columns, texts=texts)
 
 
 def _features(name: str, stored: Stored) -> dict[str, Array]:
@@ -185,14 +198,14 @@ def real_of(stored: Stored, real: Real) -> Real:
 
 
 def real_positions(
-    name: str, about: Input, values: Array, positions: tuple[int, ...], n: int, file: str
+    name: str, about: Input, values: Array, positions: tuple[int, ...], n: int, place: Place
 ) -> NDArray[np.bool_]:
     """[N, *positions] true where a sample is real, from an input's lengths or mask [N, …].
 
     Raises InputError if it does not fit, or a sample has no real position.
     """
     of_lengths = about.lengths is not None
-    where = f"{file}, column {about.lengths if of_lengths else about.mask}"
+    where = f"{place.file}, column {about.lengths if of_lengths else about.mask}"
     most = prod(positions)
     fits = values.shape in (((n,),) if of_lengths else ((n, *positions), (n, most)))
     if not fits or (of_lengths and len(positions) > 1):
@@ -215,5 +228,6 @@ def real_positions(
     if len(rows := np.flatnonzero(bad)):
         found = f"{values[rows[0]]}" if of_lengths else "no such mask"
         more = f", and {len(rows) - 1} more" if len(rows) > 1 else ""
-        raise InputError([Fault(f"{where}, row {rows[0]}", found + more, rule, "correct it")])
+        row = rows[0] if place.numbers is None else place.numbers[rows[0]]
+        raise InputError([Fault(f"{where}, row {row}", found + more, rule, "correct it")])
     return np.asarray(real).reshape(n, *positions)

@@ -25,6 +25,10 @@ class InputInfo:
     codes: tuple[int, ...] = ()
     """[F] how many codes each feature has, from 0, if they are codes of things; () for numbers. The
     last one is of everything that the training split lacks."""
+    columns: tuple[str, ...] = ()
+    """Columns of a table that it is made of, in order; () of an array."""
+    texts: tuple[str, ...] = ()
+    """Those of its columns, or of its features of codes, whose values are texts."""
 
     def name(self, i: int) -> str:
         """The name of a feature, for messages."""

@@ -24,7 +24,7 @@ Array = NDArray[Any]
 
 
 @contextmanager
-def _local(source: str, folder: Path) -> Iterator[Path]:
+def local_file(source: str, folder: Path) -> Iterator[Path]:
     """The file's path; an object of S3 lies in a temporary file meanwhile."""
     if not source.startswith("s3://"):
         yield folder / source
@@ -38,7 +38,7 @@ def _local(source: str, folder: Path) -> Iterator[Path]:
 
 def open_table(source: str, folder: Path) -> Table:
     """The table at `source`, its names without blanks around them; raises InputError."""
-    with _local(source, folder) as path:
+    with local_file(source, folder) as path:
         table = read_table(path, source)
     table.names[:] = [name.strip() for name in table.names]
     return table
@@ -81,6 +81,28 @@ def parse_column(table: Table, name: str) -> Array:
     found, remedy = f"type {kind}", "convert it; a date to a number, such as days since another"
     table.faults.append(Fault(where, found, "must hold numbers or texts", remedy))
     return np.zeros(len(column))
+
+
+def parse_known(table: Table, name: str, texts: bool) -> Array:
+    """The column [N] as it was in training: float64, NaN where a cell is empty; or texts.
+
+    Cells that are no numbers where training had numbers are faults, which are added to the table. A
+    column of another type comes as it is.
+    """
+    column = table.columns[table.names.index(name)]
+    if table.names.count(name) > 1 or not (is_text(column) or pa.types.is_null(column.type)):
+        return parse_column(table, name)
+    if texts:
+        return _texts(pc.cast(column, pa.string()))
+    values = numbers(column)
+    if is_text(column):
+        odd = odd_cells(column, name, values)
+        wrong = np.isnan(values) & (_texts(column) != "")
+        wrong[[cell.row for cell in odd]] = False
+        add_notation_faults(table, [cell for cell in odd if cell.notation != GAP])
+        remedy = "correct it, or empty the cell"
+        table.add_faults(name, wrong, lambda i: (quoted(column, i), "must be a number", remedy))
+    return values
 
 
 def _texts(column: pa.ChunkedArray) -> Array:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
+from pathlib import Path
 
 import numpy as np
 
 from job.data.dataset import Dataset
+from job.data.encoding.input_info import InputInfo
 from job.model.built_in import BuiltIn, Shape
 from job.model.deep import Deep
 from job.model.network import Network
@@ -26,12 +28,7 @@ def build_network(spec: JobSpec, data: Dataset) -> Network:
         for name, how in named.items()
         if how.missing == "indicator" and name in data.stats
     }
-    if isinstance(spec.model, Python):
-        model: Network = _own_network(spec, spec.model, data, shapes, indicated)
-    else:
-        deep = spec.model.experts or any(task.head != Head() for task in spec.tasks)
-        kind = Deep if deep else BuiltIn
-        model = kind(spec.model, spec.tasks, data.inputs, shapes, indicated)
+    model = new_network(spec, data.inputs, shapes, indicated, data.folder)
     for name, how in named.items():
         if name in data.stats:
             about, stats, may_miss = data.inputs[name], data.stats[name], how.missing != "refuse"
@@ -40,12 +37,33 @@ def build_network(spec: JobSpec, data: Dataset) -> Network:
     return model
 
 
+def new_network(
+    spec: JobSpec,
+    inputs: Mapping[str, InputInfo],
+    shapes: Mapping[str, Shape],
+    indicated: Mapping[str, Sequence[int]],
+    folder: Path,
+) -> Network:
+    """A new network, whose scalings are not fitted. Raises InputError.
+
+    inputs, shapes: what each input holds, and its shape in a sample. indicated: by input, the
+    features that have another one beside them, which says where they are missing. folder: where
+    the spec's relative paths start.
+    """
+    if isinstance(spec.model, Python):
+        return _own_network(spec, spec.model, inputs, shapes, indicated, folder)
+    deep = spec.model.experts or any(task.head != Head() for task in spec.tasks)
+    kind = Deep if deep else BuiltIn
+    return kind(spec.model, spec.tasks, inputs, shapes, indicated)
+
+
 def _own_network(
     spec: JobSpec,
     model: Python,
-    data: Dataset,
+    inputs: Mapping[str, InputInfo],
     shapes: Mapping[str, Shape],
-    indicated: Mapping[str, list[int]],
+    indicated: Mapping[str, Sequence[int]],
+    folder: Path,
 ) -> OwnForward:
     """The network of the user's file, whose scalings are not fitted yet."""
     positions = max((shape[:-1] for shape in shapes.values()), key=lambda p: (prod(p), len(p)))
@@ -56,7 +74,7 @@ def _own_network(
     scalings = {
         name: Scaling(shape[-1], indicated.get(name, ()))
         for name, shape in shapes.items()
-        if not data.inputs[name].codes
+        if not inputs[name].codes
     }
-    code = OwnCode(model, data.folder, "$.model")
-    return build_own(code, model.build, model.options, tasks, data.inputs, scalings, shapes)
+    code = OwnCode(model, folder, "$.model")
+    return build_own(code, model.build, model.options, tasks, inputs, scalings, shapes)
