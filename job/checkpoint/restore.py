@@ -11,6 +11,7 @@ from torch import Tensor
 
 from job.checkpoint.reader import read
 from job.record.document import Damaged
+from job.record.layout import CHECKPOINT_FILES, MODEL
 from job.record.manifest import Manifest
 from job.record.run_index import Kept, RunIndex
 from job.store import Corrupt, Missing, Store
@@ -46,10 +47,19 @@ def restore(
     return None
 
 
-def _load(store: Store, run: str, kept: Kept) -> Restored:
+def restore_weights(store: Store, run: str, kept: Kept) -> Restored:
+    """Of a checkpoint what a prediction needs; raises Damaged, Missing, StoreError."""
+    return _load(store, run, kept, (MODEL,))
+
+
+def _load(
+    store: Store, run: str, kept: Kept, files: tuple[str, ...] = CHECKPOINT_FILES
+) -> Restored:
     manifest, contents = read(store, run, kept)
     tensors: dict[str, Tensor] = {}
     for file, pieces in contents.items():
+        if file not in files:
+            continue
         try:
             tensors |= safetensors.torch.load(b"".join(pieces))
         except SafetensorError as fault:

@@ -11,6 +11,7 @@ import typer
 
 from job.cli.compare import compare
 from job.cli.diagnose import diagnose
+from job.cli.predict import predict
 from job.cli.run import run
 from job.cli.search import search
 from job.cli.validate import schema, validate
@@ -41,7 +42,7 @@ app = typer.Typer(
     help="Train one network on several tasks, and report which one starves.\n\n"
     + exit_code_help(PASSED, FAILED, INVALID, GATES_FAILED, FINDINGS, INTERRUPTED),
 )
-for command in (run, validate, schema, compare, diagnose, search):
+for command in (run, validate, schema, compare, diagnose, search, predict):
     app.command()(command)
 
 

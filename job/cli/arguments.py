@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -23,6 +23,52 @@ Traceback = Annotated[
     bool,
     typer.Option("--traceback", help="Where a file of your own fails, print the whole error too."),
 ]
+
+
+Run = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN", help="A run's folder, run id, or s3://bucket/prefix/name/run-id."
+    ),
+]
+
+
+StoreOf = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        help="Store of a run that is named by its id: a directory, or s3://bucket/prefix. "
+        "[default: EVENGRAD_STORE, else runs]",
+    ),
+]
+
+
+Checkpoint = Annotated[
+    str,
+    typer.Option(
+        help="best, last, or a number of steps; best is the last if checkpoint.best_of is not set."
+    ),
+]
+
+
+SpecFolder = Annotated[
+    Path,
+    typer.Option(
+        "--spec-folder",
+        help="Folder of the spec, from which files of your own and the run's data are named.",
+    ),
+]
+
+
+DataFile = Annotated[
+    str,
+    typer.Option(
+        "--data", metavar="FILE", help="As the spec's data.path: a file, a folder, or s3://…."
+    ),
+]
+
+
+Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")]
 
 
 @contextmanager

@@ -57,7 +57,7 @@ def check_numbers(source: str, arrays: dict[str, Any], texts: Collection[str]) -
     texts: names of arrays that may hold texts.
     """
     faults = [
-        _array_fault(source, name, _KINDS.get(array.dtype.kind, str(array.dtype)))
+        array_fault(source, name, _KINDS.get(array.dtype.kind, str(array.dtype)))
         for name, array in arrays.items()
         if array.dtype.kind not in "biuf" and not (array.dtype.kind in "UO" and name in texts)
     ]
@@ -114,7 +114,7 @@ def _npz(
                 arrays[name] = np.asarray(stored[name])
             except ValueError as error:  # Python objects would have to be unpickled
                 found = "Python objects" if "pickle" in str(error) else "damaged data"
-                raise InputError([_array_fault(source, name, found)]) from None
+                raise InputError([array_fault(source, name, found)]) from None
         return arrays, stored.files
 
 
@@ -163,7 +163,7 @@ def dense(chunks: pa.ChunkedArray, source: str, name: str, texts: bool, first: i
     elif texts and _kind_of(kind) == "texts":
         pass
     elif not (types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)):
-        raise InputError([_array_fault(source, name, _kind_of(kind))])
+        raise InputError([array_fault(source, name, _kind_of(kind))])
     if column.null_count:
         row = np.flatnonzero(column.is_null())[0] // math.prod(shape[1:])
         raise _cell_error(source, name, "an empty value", first + row)
@@ -215,7 +215,8 @@ _CONVERSIONS = {
 }
 
 
-def _array_fault(source: str, name: str, found: str) -> Fault:
+def array_fault(source: str, name: str, found: str) -> Fault:
+    """The fault of an array that holds something else than numbers."""
     remedy = _CONVERSIONS.get(found, "store it as numbers")
     return Fault(f"{source}, column {name}", found, "must hold numbers", remedy)
 
@@ -223,6 +224,12 @@ def _array_fault(source: str, name: str, found: str) -> Fault:
 def _cell_error(source: str, name: str, found: str, row: int) -> InputError:
     rule, remedy = "must hold numbers in one shape", "give every row as many numbers"
     return InputError([Fault(f"{source}, row {row}, column {name}", found, rule, remedy)])
+
+
+NPZ_ERRORS = (
+    *(OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, KeyError),
+)
+"""What a damaged .npz file makes its readers raise."""
 
 
 class _Format(NamedTuple):
@@ -241,7 +248,7 @@ _FORMATS = {
         ".npz",
         b"PK",
         _npz,
-        (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError),
+        NPZ_ERRORS,
     ),
     ".safetensors": _Format("safetensors file", b"", _safetensors, (SafetensorError,)),
     ".parquet": _Format("Parquet file", b"PAR1", _parquet, (OSError, pa.ArrowException)),

@@ -38,7 +38,11 @@ def read_bars(path: Path, data: OhlcWindows) -> Bars:
     Raises InputError with every fault: of the file or its columns, or else of all cells, of the
     dates' order and of the prices within a bar.
     """
-    table = read_table(path, data.path)
+    return bars_of(read_table(path, data.path), data)
+
+
+def bars_of(table: Table, data: OhlcWindows) -> Bars:
+    """The bars of a table, checked in the same way; raises InputError."""
     if fault := _column_fault(table):
         raise InputError([*table.faults, fault])
     dates = parse_dates(table, "date", data.date_format)

@@ -186,6 +186,21 @@ def windows(bars: Bars, data: OhlcWindows) -> Windows:
     return Windows(samples, targets, starts, split[:n_train], split[n_train:], skipped)
 
 
+def all_windows(bars: Bars, data: OhlcWindows) -> tuple[NDArray[np.float32], Index]:
+    """The features [n, T, F] of the windows that begin at each bar, and their first bars [n].
+
+    They are a view of the bars' features. Raises InputError if the series is too short.
+    """
+    least = HISTORY + data.window
+    if len(bars) < least:
+        rule = f"a window needs {HISTORY} bars of history and {data.window} more"
+        found = f"{len(bars)} bars"
+        raise InputError([Fault(data.path, found, rule, "supply a longer series")])
+    values, _ = features(bars)
+    samples = sliding_window_view(values, data.window, axis=0).swapaxes(1, 2)
+    return samples[HISTORY:], np.arange(HISTORY, len(bars) - data.window + 1)
+
+
 def _check_length(bars: int, data: OhlcWindows) -> int:
     """The largest possible number of windows; raises InputError if there are too few."""
     least = HISTORY + 3 * data.window

@@ -17,9 +17,9 @@ from job.export.metrics import EventMetrics, Metric, MetricExtractor
 from job.export.new_file import new_file
 from job.record.document import Damaged
 from job.record.history import stream_history
-from job.record.run_index import folder_of_run
+from job.record.run_index import find_run, folder_of_run
 from job.show.printable import printable
-from job.store import Missing, Store, StoreError, open_store
+from job.store import Store, StoreError, open_store
 
 if TYPE_CHECKING:
     from job.export.table import MetricsTable
@@ -154,17 +154,6 @@ def _require_checksums() -> None:
         rule = "TensorBoard's files need the package google-crc32c"
         remedy = "pip install 'evengrad[export]', or choose --parquet or --csv"
         raise InputError([Fault("--tensorboard", "no google_crc32c", rule, remedy)])
-
-
-def find_run(store: Store, run: str) -> str:
-    """The `<name>/<run id>` of a run in the store; raises Missing."""
-    if "/" in run:
-        return run
-    for entry in store.list():
-        parts = entry.key.split("/")
-        if len(parts) == 3 and parts[1:] == [run, "latest.json"]:
-            return f"{parts[0]}/{run}"
-    raise Missing(f"{store.url} holds no run {run}")
 
 
 def main(argv: list[str] | None = None) -> Any:

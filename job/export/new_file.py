@@ -59,7 +59,7 @@ def check_free(path: Path) -> None:
 
 
 def _taken(path: Path) -> InputError:
-    remedy = "name another folder with --to, or move the file away"
+    remedy = "name another place, or move the file away"
     return InputError([Fault(str(path), "a file", "nothing is overwritten", remedy)])
 
 

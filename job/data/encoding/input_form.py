@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
 from job.data.encoding.categories import Encoding
 from job.data.encoding.codes import Codes
-from job.data.encoding.encoders import Encoder, info_of_codes, info_of_columns
+from job.data.encoding.encoders import Encoder, Stored, info_of_codes, info_of_columns
 from job.data.encoding.input_info import InputInfo
+from job.errors import Fault, InputError
 from job.spec import Input
 
 
@@ -45,6 +47,20 @@ class InputForm(BaseModel):
             made = Encoding(self.columns, {each: list(levels[each]) for each in self.texts})
             return Encoder(about, info_of_columns(made), made)
         return Encoder(about, InputInfo(whole=self.whole), None)
+
+    def check(self, name: str, about: Input, stored: Stored, file: str) -> None:
+        """Raise InputError unless the stored array of that name has the shape and unit of this."""
+        if isinstance(stored, dict):
+            return
+        where = f"{file}, {about.source if isinstance(about.source, str) else name}"
+        if tuple(stored.shape[1:]) != self.shape:
+            found = f"samples of shape {list(stored.shape[1:])}"
+            rule, remedy = f"training had {list(self.shape)}", "give the samples that shape"
+            raise InputError([Fault(where, found, rule, remedy)])
+        if (stored.dtype == np.uint8) != (self.whole != 1) and not about.is_coded:
+            rule = f"in training 1 was the number {self.whole:g}"
+            remedy = "give bytes (uint8)" if self.whole != 1 else "give floats"
+            raise InputError([Fault(where, f"type {stored.dtype}", rule, remedy)])
 
     def _features(self, name: str) -> Sequence[str]:
         """Names of the features of codes."""

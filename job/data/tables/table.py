@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -86,43 +87,52 @@ def read_table(path: Path, source: str) -> Table:
 
 
 def _csv(path: Path, source: str) -> Table:
-    """All cells as text: pyarrow's own conversion stops at the first fault and names no row."""
-    _check_text(path, source)
+    check_text(path, source)
     ragged: list[pa.csv.InvalidRow] = []
-
-    def skip(row: pa.csv.InvalidRow) -> str:
-        ragged.append(row)
-        return "skip"
-
     try:
-        table = pa.csv.read_csv(
-            path,
-            # The header is read as a row, so that names may repeat and rows count from 1; row
-            # numbers are known to one thread only.
-            read_options=pa.csv.ReadOptions(autogenerate_column_names=True, use_threads=False),
-            parse_options=pa.csv.ParseOptions(ignore_empty_lines=False, invalid_row_handler=skip),
-            convert_options=pa.csv.ConvertOptions(
-                column_types={f"f{i}": pa.string() for i in range(_WIDEST)}
-            ),
-        )
+        table = pa.csv.read_csv(path, **as_text(ragged))
     except (OSError, pa.ArrowInvalid):
         raise wrong_kind("CSV in UTF-8", b"", source, b"") from None
     numbers = np.array([row.number for row in ragged], dtype=np.int64)
     rows = np.delete(np.arange(1, table.num_rows + len(ragged) + 1), numbers - 1)
     names = [str(column[0]) for column in table.columns]
-    blank = _blank_rows(table)
+    blank = blank_rows(table)
     if blank.all():
         raise InputError([Fault(source, "blank lines", "must hold a header and rows", "add them")])
     end = 1 + max(np.flatnonzero(~blank), default=0)
     kept = np.flatnonzero(~blank[:end])[1:]
-    faults = _ragged_row_faults(ragged, source, len(ragged) + len(kept))
+    faults = ragged_row_faults(ragged, source, len(ragged) + len(kept))
     for row in rows[:end][blank[:end]]:
         where, rule = f"{source}, row {row}", "every row before the last must have cells"
         faults.append(Fault(where, "a blank line", rule, "remove it"))
     return Table(source, names, table.take(kept).columns, rows[kept], faults)
 
 
-def _check_text(path: Path, source: str) -> None:
+def as_text(ragged: list[pa.csv.InvalidRow], block: int | None = None) -> dict[str, Any]:
+    """Options that read all cells as text, and append rows of too many or too few cells.
+
+    pyarrow's own conversion stops at the first fault and names no row. block: bytes of the file
+    that are read at a time.
+    """
+
+    def skip(row: pa.csv.InvalidRow) -> str:
+        ragged.append(row)
+        return "skip"
+
+    return {
+        # The header is read as a row, so that names may repeat and rows count from 1; row numbers
+        # are known to one thread only.
+        "read_options": pa.csv.ReadOptions(
+            autogenerate_column_names=True, use_threads=False, block_size=block
+        ),
+        "parse_options": pa.csv.ParseOptions(ignore_empty_lines=False, invalid_row_handler=skip),
+        "convert_options": pa.csv.ConvertOptions(
+            column_types={f"f{i}": pa.string() for i in range(_WIDEST)}
+        ),
+    }
+
+
+def check_text(path: Path, source: str) -> None:
     """Raise InputError if the file is no text in UTF-8, or cells are not separated by commas."""
     zipped = path.name.lower().endswith(".gz")
     if zipped and not (start := first_bytes(path)).startswith(_GZIP):
@@ -159,7 +169,7 @@ def _check_text(path: Path, source: str) -> None:
             )
 
 
-def _blank_rows(table: pa.Table) -> NDArray[np.bool_]:
+def blank_rows(table: pa.Table) -> NDArray[np.bool_]:
     """[N] true for each row without any text."""
     blank = np.ones(table.num_rows, dtype=bool)
     for column in table.columns:
@@ -170,7 +180,7 @@ def _blank_rows(table: pa.Table) -> NDArray[np.bool_]:
     return blank
 
 
-def _ragged_row_faults(ragged: Sequence[pa.csv.InvalidRow], source: str, total: int) -> list[Fault]:
+def ragged_row_faults(ragged: Sequence[pa.csv.InvalidRow], source: str, total: int) -> list[Fault]:
     """The faults of the rows that have too many or too few cells, out of `total` rows."""
 
     def fault_at(i: int) -> Fault:
