@@ -11,6 +11,8 @@ import typer
 
 from job.cli.compare import compare
 from job.cli.diagnose import diagnose
+from job.cli.evaluate import evaluate
+from job.cli.package import package
 from job.cli.predict import predict
 from job.cli.run import run
 from job.cli.search import search
@@ -42,7 +44,9 @@ app = typer.Typer(
     help="Train one network on several tasks, and report which one starves.\n\n"
     + exit_code_help(PASSED, FAILED, INVALID, GATES_FAILED, FINDINGS, INTERRUPTED),
 )
-for command in (run, validate, schema, compare, diagnose, search, predict):
+for command in (
+    run, validate, schema, compare, diagnose, search, predict, evaluate, package
+):  # fmt: skip
     app.command()(command)
 
 

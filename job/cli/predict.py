@@ -50,8 +50,7 @@ def predict(
     batches = predictor.predict_file(data, ids)
     stdout = sys.stdout.buffer
     count = write_file(batches, out) if out is not None else write(batches, Csv(stdout))
-    for what, number in predictor.skipped.items():
-        typer.echo(printable(f"{what}: {number:,}"), err=True)
+    print_skipped(predictor)
     origin = predictor.origin
     line = f"{counted(count, 'row')} by run {origin.run} at step {origin.kept.step}"
     typer.echo(f"{line}{f', in {out}' if out else ''}", err=True)
@@ -61,3 +60,9 @@ def print_notes(predictor: Predictor) -> None:
     """Print what a person should know of the checkpoint on stderr."""
     for note in predictor.notes:
         typer.echo(printable(note), err=True)
+
+
+def print_skipped(predictor: Predictor) -> None:
+    """Print on stderr how many values were unknown or filled in."""
+    for what, number in predictor.skipped.items():
+        typer.echo(printable(f"{what}: {number:,}"), err=True)

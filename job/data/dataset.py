@@ -250,6 +250,20 @@ def overlap(starts: Array, span: int) -> int:
     return int((np.searchsorted(starts, starts + span) - np.arange(len(starts))).max())
 
 
+def labelled_split(spec: JobSpec, samples: Samples, classes: dict[str, list[str]]) -> Split:
+    """Samples that no run has split, with their labels; classes: as the run has them.
+
+    Raises InputError.
+    """
+    labels, faults = _targets(spec, samples, classes)
+    part = Part(samples, np.arange(len(samples.starts)))
+    if not faults:
+        faults = _without_labels(spec, {id(samples): labels}, {"evaluated": part})
+    if faults:
+        raise InputError(faults)
+    return _split(spec, part, labels)
+
+
 def _classes(spec: JobSpec, samples: Samples) -> dict[str, list[str]]:
     """The classes of each task whose target is texts, by task; of a 0/1 target: 0, then 1."""
     classes: dict[str, list[str]] = {}

@@ -82,7 +82,7 @@ def stored_parts(spec: JobSpec, data: Arrays, folder: Path, test: bool) -> Parts
         for name, about in data.named.items()
     }
     skipped: dict[str, int] = {}
-    samples = _samples(spec, first, encoders, skipped)
+    samples = encoded_samples(spec, first, encoders, skipped)
 
     def held(name: str, where: float | OtherFile | None, mine: Index) -> Part:
         if not isinstance(where, OtherFile):
@@ -91,7 +91,7 @@ def stored_parts(spec: JobSpec, data: Arrays, folder: Path, test: bool) -> Parts
             other = read_content(spec, data, where.path, folder)
             _check_alike(data, first, other)
             _check_groups(data, first, other)
-            return Part(_samples(spec, other, encoders, skipped), np.arange(len(other)))
+            return Part(encoded_samples(spec, other, encoders, skipped), np.arange(len(other)))
         except InputError as error:
             raise InputError([_of_other_file(fault, name) for fault in error.faults]) from None
 
@@ -148,7 +148,7 @@ def _shape(values: Array | Rows) -> str:
     return f"{steps} steps of {features} features"
 
 
-def _samples(
+def encoded_samples(
     spec: JobSpec, content: Content, encoders: Mapping[str, Encoder], skipped: dict[str, int]
 ) -> Samples:
     """The samples of a file; counts what is unknown or filled in `skipped`. Raises InputError."""

@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal, assert_never
+from typing import Literal, NamedTuple, assert_never
 
 from job.events.types import Epoch, GateResult
 from job.spec import DropGate, Gate, MetricGate, RatioGate, SkillGate
 from job.spec.tasks import METRICS
+
+
+class OnSplit(NamedTuple):
+    """What a split shows of a task."""
+
+    loss: float
+    """In original units."""
+    skill: float | None
+    """None if the split cannot tell."""
+    error: float | None
+    """Standard error of the skill."""
+    low: float | None
+    """Lower end of its 95 % interval."""
+    metrics: Mapping[str, float | None]
 
 
 class Verdict:
@@ -57,13 +71,11 @@ def judge(
     match gate:
         case DropGate():
             return _judge_drop(gate, epoch)
-        case SkillGate():
+        case SkillGate() | MetricGate():
             why = (unmeasurable or {}).get(gate.split, {}).get(gate.task)
-            return _judge_skill(gate, epoch, why)
+            return judge_on_split(gate, _on_split(gate, epoch), epoch.epoch, why)
         case RatioGate():
             return _judge_ratio(gate, epoch)
-        case MetricGate():
-            return _judge_metric(gate, epoch)
         case _:
             assert_never(gate)
 
@@ -76,27 +88,47 @@ def _judge_drop(gate: DropGate, epoch: Epoch) -> GateResult:
     )
     if math.isfinite(drop):
         return _result(gate, drop > gate.drop, drop, epoch.epoch, trivial=trivial)
-    why = _lost_loss(gate, epoch) or f"the loss of {gate.task} after epoch 1 is 0 or not finite"
+    loss = task.train_loss_original if train else task.val_loss_original
+    why = _lost_loss(gate, loss) or f"the loss of {gate.task} after epoch 1 is 0 or not finite"
     return _result(gate, False, drop, epoch.epoch, why=why)
 
 
-def _judge_skill(gate: SkillGate, epoch: Epoch, unmeasurable: str | None) -> GateResult:
+def _on_split(gate: SkillGate | MetricGate, epoch: Epoch) -> OnSplit:
     task = epoch.tasks[gate.task]
-    train = gate.split == "train"
-    skill, error, low = (
-        (task.skill, task.skill_error, task.skill_low)
-        if train
-        else (task.val_skill, task.val_skill_error, task.val_skill_low)
-    )
+    if gate.split == "train":
+        skill = (task.skill, task.skill_error, task.skill_low)
+        return OnSplit(task.train_loss_original, *skill, task.metrics)
+    skill = (task.val_skill, task.val_skill_error, task.val_skill_low)
+    return OnSplit(task.val_loss_original, *skill, task.val_metrics)
+
+
+def judge_on_split(
+    gate: SkillGate | MetricGate, measured: OnSplit, epoch: int, unmeasurable: str | None
+) -> GateResult:
+    """A gate's verdict on what its split shows; unmeasurable: why that tells no skill."""
+    if isinstance(gate, MetricGate):
+        return _judge_metric(gate, measured, epoch)
+    skill, error, low = measured.skill, measured.error, measured.low
     if skill is None or error is None or low is None:
         reason = f"the {gate.split} split cannot tell: {unmeasurable or 'no skill is recorded'}"
-        return _result(gate, False, None, epoch.epoch, why=reason)
+        return _result(gate, False, None, epoch, why=reason)
     if not math.isfinite(skill):
-        why = _lost_loss(gate, epoch) or "the trivial prediction has a loss of 0"
-        return _result(gate, False, skill, epoch.epoch, why=why)
+        why = _lost_loss(gate, measured.loss) or "the trivial prediction has a loss of 0"
+        return _result(gate, False, skill, epoch, why=why)
     passed = (low if gate.beyond_error else skill) > gate.skill
     unsure = f"its 95% interval begins at {100 * low:.1f}%" if skill > gate.skill else None
-    return _result(gate, passed, skill, epoch.epoch, error=error, why=None if passed else unsure)
+    return _result(gate, passed, skill, epoch, error=error, why=None if passed else unsure)
+
+
+def _judge_metric(gate: MetricGate, measured: OnSplit, epoch: int) -> GateResult:
+    value = measured.metrics.get(gate.metric)
+    if value is None:
+        why = _lost_loss(gate, measured.loss) or (
+            f"{gate.metric} needs {_needs(gate.metric)}, and finite predictions"
+        )
+        return _result(gate, False, None, epoch, why=why)
+    low, high = _bounds(gate)
+    return _result(gate, low < value < high, value, epoch)
 
 
 def _judge_ratio(gate: RatioGate, epoch: Epoch) -> GateResult:
@@ -106,18 +138,6 @@ def _judge_ratio(gate: RatioGate, epoch: Epoch) -> GateResult:
     why = f"the gradient of {gate.ratio[1]} at {gate.at} is 0, or one of the two not finite"
     passed = gate.between[0] <= ratio <= gate.between[1]
     return _result(gate, passed, ratio, epoch.epoch, why=None if math.isfinite(ratio) else why)
-
-
-def _judge_metric(gate: MetricGate, epoch: Epoch) -> GateResult:
-    task = epoch.tasks[gate.task]
-    value = (task.metrics if gate.split == "train" else task.val_metrics).get(gate.metric)
-    if value is None:
-        why = _lost_loss(gate, epoch) or (
-            f"{gate.metric} needs {_needs(gate.metric)}, and finite predictions"
-        )
-        return _result(gate, False, None, epoch.epoch, why=why)
-    low, high = _bounds(gate)
-    return _result(gate, low < value < high, value, epoch.epoch)
 
 
 def _needs(metric: str) -> str:
@@ -164,10 +184,8 @@ def _unit(gate: Gate) -> Literal["share", "ratio", "metric"]:
             return "share"
 
 
-def _lost_loss(gate: DropGate | SkillGate | MetricGate, epoch: Epoch) -> str | None:
-    """Why a gate has nothing to measure, if the loss that it reads is not finite."""
-    task = epoch.tasks[gate.task]
-    loss = task.train_loss_original if gate.split == "train" else task.val_loss_original
+def _lost_loss(gate: DropGate | SkillGate | MetricGate, loss: float) -> str | None:
+    """Why a gate has nothing to measure, if the loss on its split is not finite."""
     if math.isfinite(loss):
         return None
     return f"the loss of {gate.task} on the {gate.split} split is {loss}"

@@ -93,6 +93,19 @@ def fit_baseline(
     )
 
 
+def best_in_hindsight(task: Task, y: Labels) -> Tensor:
+    """Losses [n] float64 of labelled samples (see Baseline.by_sample) by constants fitted to them.
+
+    Of one constant, or of one for each time step, whichever is stronger. No prediction that ignores
+    the input has a lower mean loss on them.
+    """
+    constant = _constant(task, y)
+    candidates = [_losses(task, constant, y)]
+    if task.level == "step":
+        candidates.append(_losses(task, _positions(task, y, constant), y))
+    return min(candidates, key=lambda losses: losses.mean().item())
+
+
 def is_constant(target: Tensor) -> Tensor:
     """Whether the labels of a target [n, …] are equal over dimension 0: bool [...]."""
     known, values = labelled(target), target.double()

@@ -59,7 +59,8 @@ def load(
         _fill(loss, {name: tensors.get(f"losses.{k}.{name}") for name in loss.state_dict()}, where)
     wanted = wanted_device(spec.train.model_copy(update={"device": device}))
     classes = found.manifest.values.get("classes", {})
-    return Predictor(origin, spec, folder, network, losses, forms, encoders, classes, wanted)
+    parts = (network, losses, forms, encoders, classes, wanted)
+    return Predictor(origin, found.manifest.epoch, spec, folder, *parts)
 
 
 def _spec(origin: Origin) -> JobSpec:

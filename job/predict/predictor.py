@@ -54,6 +54,7 @@ class Predictor:
     def __init__(
         self,
         origin: Origin,
+        epoch: int,
         spec: JobSpec,
         folder: Path,
         model: Network,
@@ -64,6 +65,8 @@ class Predictor:
         device: torch.device,
     ) -> None:
         self.origin, self.spec, self.folder, self.device = origin, spec, folder, device
+        self.epoch = epoch
+        """Epochs that the checkpoint holds."""
         self.model, self.losses = model.to(device), [loss.to(device) for loss in losses]
         self.forms, self.encoders, self.classes = dict(forms), dict(encoders), dict(classes)
         self.notes: list[str] = list(origin.notes)

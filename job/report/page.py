@@ -33,6 +33,7 @@ SCRIPTS = (
     "heatmap.js",
     "tables.js",
     "predictions.js",
+    "evaluated.js",
     "report.js",
 )
 

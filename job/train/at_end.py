@@ -41,13 +41,13 @@ def on_test(
     data: Dataset, test: Split, losses: Sequence[TaskLoss], evaluate: Evaluate
 ) -> tuple[Yardsticks, Losses]:
     """What the test split shows: the yardsticks have it in place of validation."""
-    own = [_loss_on(loss, test) for loss in losses]
+    own = [loss_on(loss, test) for loss in losses]
     yardsticks = Yardsticks(own, replace(data, validation=test), len(data.train))
     device = losses[0].shift.device
     return yardsticks, evaluate(test, [loss.to(device) for loss in own])
 
 
-def _loss_on(loss: TaskLoss, split: Split) -> TaskLoss:
+def loss_on(loss: TaskLoss, split: Split) -> TaskLoss:
     """The loss as fitted, on the CPU, for a split in which other labels may be missing."""
     name = loss.task.name
     complete = all_count(split.targets[name], split.weights.get(name))

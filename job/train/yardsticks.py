@@ -48,11 +48,11 @@ class Yardsticks:
         """[K] by split."""
         for loss in losses:
             task = loss.task
-            train, held_out = (_labels(loss, each) for each in (data.train, data.validation))
+            train, held_out = (labels_of(loss, each) for each in (data.train, data.validation))
             measured = train.at(chosen)
             self.baselines.append(fit_baseline(task, train, held_out, measured))
             for split, y in (("train", measured), ("validation", held_out)):
-                counted = _counted(y, self.overlap[split])
+                counted = counted_of(y, self.overlap[split])
                 self.counted[split].append(counted)
                 if why := unmeasurable(with_usual(y.target[counted.samples]), counted.overlap):
                     self.unmeasurable[split][task.name] = why
@@ -76,12 +76,13 @@ class Yardsticks:
         return [base.strongest(split) for base in self.baselines]
 
 
-def _labels(loss: TaskLoss, split: Split) -> Labels:
+def labels_of(loss: TaskLoss, split: Split) -> Labels:
+    """A task's labels in a split, in the units in which its loss reads them."""
     target, of_samples = split.targets[loss.task.name], split.weights.get(loss.task.name)
     return Labels(loss.judged(target), loss.weights(target, of_samples))
 
 
-def _counted(y: Labels, shared: int) -> Counted:
+def counted_of(y: Labels, shared: int) -> Counted:
     """The samples with labels; shared: samples in a row that may share data."""
     if y.weights is None:
         return Counted(slice(None), 1.0, shared)

@@ -146,7 +146,7 @@ const build = () => {
   const stacked = choice("shares", "shares", ["stacked", "lines"], settings.shares,
     (value) => { settings.shares = value; redraw((chart) => chart.kind === "shares"); });
   document.getElementById("page").replaceChildren(...[
-    header(), gates(), differences(), outcome(), tested(), metrics(),
+    header(), gates(), differences(), outcome(), tested(), evaluated(), metrics(),
     loss.length ? section("loss", "Loss by task", bar, h("div", { class: "charts" }, loss.map((chart) => chart.element))) : null,
     trained.length ? h("section", { id: "gradients" }, h("div", { class: "head" }, h("h2", {}, "Shares of the gradient"), stacked),
       each((run) => shareChart(run).element)) : null,
