@@ -47,7 +47,7 @@ def evaluate(
     source: relative to `folder`, if that is given. Raises InputError.
     """
     spec, folder = predictor.spec, folder or Path()
-    losses = _losses(predictor)
+    losses = own_losses(predictor)
     split = read_split(predictor, source, folder)
     at = (predictor.origin.kept.step, predictor.epoch)
     whole = measure(predictor.model, losses, split, predictor.device, at, plots=True)
@@ -64,8 +64,8 @@ def evaluate(
     return Evaluation(source, whole, gates, left_out, slices)
 
 
-def _losses(predictor: Predictor) -> list[TaskLoss]:
-    """The fitted losses on the CPU, with losses and metrics of one's own."""
+def own_losses(predictor: Predictor) -> list[TaskLoss]:
+    """A run's fitted losses on the CPU, with losses and metrics of one's own."""
     spec, folder = predictor.spec, predictor.folder
     check_code(spec, folder, list(spec.own_code))
     losses = []

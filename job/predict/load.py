@@ -60,7 +60,7 @@ def load(
     wanted = wanted_device(spec.train.model_copy(update={"device": device}))
     classes = found.manifest.values.get("classes", {})
     parts = (network, losses, forms, encoders, classes, wanted)
-    return Predictor(origin, found.manifest.epoch, spec, folder, *parts)
+    return Predictor(origin, found.manifest, spec, folder, *parts)
 
 
 def _spec(origin: Origin) -> JobSpec:

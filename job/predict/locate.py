@@ -6,6 +6,7 @@ import os
 from typing import NamedTuple
 
 from job.errors import Fault, InputError
+from job.record.result import Result
 from job.record.run_index import Kept, RunIndex, RunIndexStore, find_run, folder_of_run
 from job.store import Missing, Store, open_store
 
@@ -23,6 +24,8 @@ class Origin(NamedTuple):
     kept: Kept
     spec_hash: str
     """SHA-256 of the spec's content, as the run index has it."""
+    result: Result | None
+    """How the run ended; None if it has not."""
     notes: tuple[str, ...]
     """What a person should know of the choice."""
 
@@ -41,7 +44,7 @@ def locate(run: str, store: str | None, checkpoint: str) -> Origin:
     kept, notes = _checkpoint(index, checkpoint, key)
     if index.finished is None:
         notes = (*notes, f"run {key} is not finished")
-    return Origin(where, key, kept, index.spec_hash, notes)
+    return Origin(where, key, kept, index.spec_hash, index.finished, notes)
 
 
 def _run(run: str, store: str | None) -> tuple[Store, str]:

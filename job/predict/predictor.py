@@ -27,6 +27,8 @@ from job.predict.lacking import naming_the_file
 from job.predict.locate import Origin
 from job.predict.predicted import Predicted, predicted
 from job.predict.samples import WHERE, as_arrays, as_table
+from job.record.layout import MODEL
+from job.record.manifest import Manifest
 from job.spec import Arrays, JobSpec, OhlcWindows
 
 BATCH = 512
@@ -54,7 +56,7 @@ class Predictor:
     def __init__(
         self,
         origin: Origin,
-        epoch: int,
+        manifest: Manifest,
         spec: JobSpec,
         folder: Path,
         model: Network,
@@ -65,8 +67,8 @@ class Predictor:
         device: torch.device,
     ) -> None:
         self.origin, self.spec, self.folder, self.device = origin, spec, folder, device
-        self.epoch = epoch
-        """Epochs that the checkpoint holds."""
+        self.epoch, self.weights = manifest.epoch, manifest.files[MODEL].sha256
+        """Epochs that the checkpoint holds, and the SHA-256 of its weights."""
         self.model, self.losses = model.to(device), [loss.to(device) for loss in losses]
         self.forms, self.encoders, self.classes = dict(forms), dict(encoders), dict(classes)
         self.notes: list[str] = list(origin.notes)

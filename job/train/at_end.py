@@ -57,26 +57,31 @@ def loss_on(loss: TaskLoss, split: Split) -> TaskLoss:
 
 
 def _test(yardsticks: Yardsticks, measured: Losses, samples: int, at: TrainState) -> FinalTest:
-    skills = yardsticks.skills("validation", measured)
-    trivial = yardsticks.trivial("validation")
     return FinalTest(
         step=at.step,
         epoch=at.epoch,
         samples=samples,
         unmeasurable=yardsticks.unmeasurable["validation"],
-        tasks={
-            name: FinalTestTask(
-                loss=measured.transformed[k],
-                loss_original=measured.original[k],
-                trivial_loss_original=trivial[k],
-                skill=skill.value if skill else None,
-                skill_error=skill.error if skill else None,
-                skill_low=skill.low if skill else None,
-                metrics=measured.metrics[k],
-            )
-            for k, (name, skill) in enumerate(zip(yardsticks.names, skills, strict=True))
-        },
+        tasks=measured_tasks(yardsticks, measured),
     )
+
+
+def measured_tasks(yardsticks: Yardsticks, measured: Losses) -> dict[str, FinalTestTask]:
+    """By task, what was measured on the validation split of the yardsticks."""
+    skills = yardsticks.skills("validation", measured)
+    trivial = yardsticks.trivial("validation")
+    return {
+        name: FinalTestTask(
+            loss=measured.transformed[k],
+            loss_original=measured.original[k],
+            trivial_loss_original=trivial[k],
+            skill=skill.value if skill else None,
+            skill_error=skill.error if skill else None,
+            skill_low=skill.low if skill else None,
+            metrics=measured.metrics[k],
+        )
+        for k, (name, skill) in enumerate(zip(yardsticks.names, skills, strict=True))
+    }
 
 
 def _predictions(

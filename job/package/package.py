@@ -1,0 +1,137 @@
+"""A run as a folder that other programs load: the network, a card, licence notes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from job.data.dataset import Dataset
+from job.data.dataset import load as load_data
+from job.errors import Fault, InputError
+from job.evaluate.evaluation import own_losses
+from job.events import FinalTestTask
+from job.package.card import CARD, Facts, card
+from job.package.export import Exported, export
+from job.package.licences import copy_notes, sources
+from job.package.served import Served
+from job.predict import Predictor
+from job.predict.predicted import names
+from job.predict.predictor import BATCH
+from job.record.history import read_history
+from job.train.at_end import measured_tasks
+from job.train.evaluate import evaluate, evenly_spaced
+from job.train.yardsticks import Yardsticks
+
+MOST = 2048
+"""Validation samples on which the files are checked, at most, evenly spaced."""
+
+
+def package(predictor: Predictor, out: Path) -> list[Exported]:
+    """Write the folder; returns what became of each format.
+
+    The run's data must lie where its spec names it, from the predictor's folder. Raises InputError.
+    """
+    _check_free(out)
+    data = load_data(predictor.spec, predictor.folder)
+    rows = evenly_spaced(len(data.validation), MOST)
+    samples = data.validation.inputs_of(rows)
+    with _new_folder(out) as folder:
+        served = Served(predictor, list(samples)).eval()
+        exported = export(served, list(samples.values()), predictor.spec.task_names, folder, BATCH)
+        found = sources(predictor.spec, predictor.folder)
+        facts = Facts(
+            samples={"training": len(data.train), "validation": len(data.validation)},
+            measured=_measured(predictor, data),
+            checked=len(rows),
+            weights=predictor.weights,
+            exported=exported,
+            inputs={
+                name: (str(x.dtype).removeprefix("torch."), list(x.shape[1:]))
+                for name, x in samples.items()
+            },
+            sources=found,
+            notes=copy_notes(found, folder),
+            alarms=_alarms(predictor),
+        )
+        (folder / CARD).write_text(card(predictor, facts), "utf-8")
+        text = json.dumps(_interface(predictor, facts), indent=1, ensure_ascii=False)
+        (folder / "interface.json").write_text(f"{text}\n", "utf-8")
+        (folder / "spec.json").write_text(predictor.spec.canonical(), "utf-8")
+    return exported
+
+
+def _measured(predictor: Predictor, data: Dataset) -> dict[str, FinalTestTask]:
+    """By task, what the validation split shows, as the run measures it."""
+    losses = own_losses(predictor)
+    yardsticks = Yardsticks(losses, data, predictor.spec.train.evaluate)
+    there = [loss.to(predictor.device) for loss in losses]
+    size = len(data.validation)
+    found = evaluate(predictor.model, there, data.validation, predictor.device, size, metrics=True)
+    return measured_tasks(yardsticks, found)
+
+
+def _alarms(predictor: Predictor) -> list[str]:
+    origin = predictor.origin
+    events = read_history(origin.store, origin.run)
+    return [event["message"] for event in events if event["event"] == "alarm"]
+
+
+def _interface(predictor: Predictor, facts: Facts) -> dict[str, Any]:
+    """What a program needs to fill the inputs and to read the outputs."""
+    levels = {k: v for e in predictor.encoders.values() for k, v in e.info.levels.items()}
+    return {
+        "inputs": {
+            name: {
+                "type": kind,
+                "shape": [None, *shape],
+                "features": list(_features(predictor, name)),
+            }
+            for name, (kind, shape) in facts.inputs.items()
+        },
+        "levels": levels,
+        "outputs": {
+            task.name: {
+                "loss": task.loss.kind,
+                "unit": task.unit,
+                "level": task.level,
+                "names": list(names(task, predictor.classes.get(task.name, []))),
+            }
+            for task in predictor.spec.tasks
+        },
+    }
+
+
+def _features(predictor: Predictor, name: str) -> tuple[str, ...]:
+    """Names of the features of a table's input; empty if they have none."""
+    encoder = predictor.encoders.get(name)
+    return () if encoder is None else encoder.info.names
+
+
+# --- the folder -----------------------------------------------------------------------------------
+
+
+def _check_free(out: Path) -> None:
+    """Raise InputError if there is something of that name."""
+    if os.path.lexists(out):
+        rule, remedy = "nothing is overwritten", "name another folder"
+        raise InputError([Fault(f"-o {out}", "something of that name", rule, remedy)])
+
+
+@contextmanager
+def _new_folder(out: Path) -> Iterator[Path]:
+    """A folder that gets its name at the end of the block, if that raises nothing."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=".evengrad-package."))
+    try:
+        yield folder
+        folder.chmod(0o755)
+        _check_free(out)
+        folder.rename(out)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
