@@ -1,0 +1,1 @@
+"""What a run predicts, shows on other data, and leaves for other programs."""
