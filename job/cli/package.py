@@ -27,14 +27,14 @@ def package(
     codes: 0 a format was written; 1 none could be; 2 invalid data or usage.
     """
     from job.package.package import package as written
+    from job.package.served import in_words
     from job.predict import load
 
     predictor = load(run, store=store, checkpoint=checkpoint, spec_folder=spec_folder, device="cpu")
     print_notes(predictor)
     formats = written(predictor, out)
     for each in formats:
-        off = each.difference
-        how = f"within {off.absolute:.2g} of the run's predictions" if off else each.why
+        how = f"its predictions {in_words(each.difference)}" if each.difference else each.why
         what = f"{out / each.file}" if each.is_written else f"no {each.file}"
         typer.echo(printable(f"{what}: {how}"))
     if not any(each.is_written for each in formats):

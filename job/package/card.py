@@ -10,6 +10,7 @@ from typing import NamedTuple
 from job.events import FinalTestTask, fields
 from job.package.export import Exported
 from job.package.licences import Source
+from job.package.served import in_words
 from job.predict import Predictor
 from job.predict.predicted import names
 from job.record.result import Result
@@ -67,9 +68,8 @@ def _files(facts: Facts) -> Iterator[str]:
         if each.difference is not None:
             off = each.difference
             yield (
-                f"- `{each.file}`: checked on {facts.checked} validation samples; its predictions "
-                f"are within {off.absolute:.2g} of the run's own ({off.relative:.1g} of the "
-                "largest), for one sample as for many"
+                f"- `{each.file}`: checked on {facts.checked} validation samples, one by itself "
+                f"and many at once; its predictions {in_words(off)}"
             )
         elif each.is_written:
             yield f"- `{each.file}`: {each.why}"

@@ -52,3 +52,10 @@ def difference(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> Difference:
         size = max(mine.abs().max().item(), torch.finfo(torch.float32).tiny)
         found = Difference(max(found.absolute, off), max(found.relative, off / size))
     return found
+
+
+def in_words(off: Difference) -> str:
+    """How predictions are to the run's own."""
+    if not off.absolute:
+        return "are the run's own, bit for bit"
+    return f"are within {off.absolute:.2g} of the run's own ({off.relative:.1g} of the largest)"

@@ -161,7 +161,7 @@ class Predictor:
             self.forms[name].check(name, encoder.about, stored, file)
             made = encoder.encode(name, stored, real, file, skipped)
             assert isinstance(made, np.ndarray)  # rows that are in memory
-            inputs[name] = torch.from_numpy(made)
+            inputs[name] = torch.from_numpy(made if made.flags.writeable else made.copy())
         if real is not None:
             inputs[MASK] = torch.from_numpy(real)
         self.skipped.update(skipped)
@@ -193,7 +193,7 @@ class Predictor:
         samples, starts = all_windows(bars, data.model_copy(update={"path": source}))
         for first in range(0, len(starts), SPAN):
             rows = slice(first, first + SPAN)
-            inputs = torch.from_numpy(np.ascontiguousarray(samples[rows]))
+            inputs = torch.from_numpy(samples[rows].copy())
             yield starts[rows] + data.window - 1, self.of_inputs({FEATURES: inputs})
 
 

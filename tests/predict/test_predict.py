@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import safetensors.numpy
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn import metrics as sk
@@ -27,9 +28,11 @@ from job.predict import write as writing
 from job.record.history import read_history
 from job.record.run_index import RunIndexStore
 from job.store import open_store
-from tests.support.command import here
+from tests.run.test_old_store import OLD
+from tests.support.command import ROOT, here
 from tests.support.finished import finish
 from tests.support.own_networks import CONV, place
+from tests.support.people import N, people
 from tests.support.shards import write_shards
 from tests.support.tiny_job import SMALL, write
 
@@ -112,14 +115,6 @@ def test_the_average_is_used(tmp_path: Path) -> None:
 
 
 # --- forms of samples ---------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the small job and its finished run."""
-    folder = tmp_path_factory.mktemp("small")
-    finish(write(folder, KINDS["best"]))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -213,16 +208,13 @@ def test_files_in_pieces(
     )
 
 
+@settings(max_examples=20)
 @given(st.integers(1, 60), st.integers(1, 5000), st.sampled_from(writing.ENDINGS))
 def test_rows_in_are_rows_out(
-    tmp_path_factory: pytest.TempPathFactory, n: int, chunk: int, ending: str
+    tmp_path_factory: pytest.TempPathFactory, predictor: Predictor, n: int, chunk: int, ending: str
 ) -> None:
     """Whatever the number of rows, the piece that is read and the form that is written."""
     folder = tmp_path_factory.mktemp("rows")
-    small = tmp_path_factory.getbasetemp() / "rows-run"
-    if not small.exists():
-        finish(write(small))
-    predictor = load(small / "store/small/run")
     features = np.random.default_rng(n).normal(size=(n, 6, 3))
     np.savez(folder / "new.npz", features=features)
     with pytest.MonkeyPatch.context() as patch:
@@ -247,62 +239,6 @@ def read_back(path: Path) -> tuple[list[int], Array]:
 
 
 # --- tables -------------------------------------------------------------------------------------
-
-PEOPLE: Line = {
-    "name": "people",
-    "data": {
-        "kind": "arrays",
-        "path": "people.csv",
-        "features": ["city", "age", "sensor_*"],
-        "missing": "indicator",
-        "validation": 0.25,
-    },
-    "model": {"kind": "mlp", "hidden": [8], "projection": 4},
-    "tasks": [
-        {"name": "risk", "level": "sample", "outputs": 3, "loss": {"kind": "cross_entropy"}},
-        {"name": "ill", "level": "sample", "loss": {"kind": "binary_cross_entropy"}},
-        {
-            "name": "income",
-            "level": "sample",
-            "loss": {"kind": "quantile", "levels": [0.1, 0.5, 0.9]},
-            "transform": {"kind": "standardize"},
-        },
-    ],
-    "train": {"epochs": 4, "batch_size": 16, "threads": 1},
-    "gates": [
-        {"task": "risk", "skill": 0.1, "by_epoch": 4},
-        {"task": "income", "metric": "mae", "above": 0, "by_epoch": 4},
-        {"task": "income", "drop": 0.0, "by_epoch": 4},
-    ],
-}
-N = 120
-
-
-def people() -> dict[str, list[Any]]:
-    draw = np.random.default_rng(3)
-    age = draw.integers(18, 80, N)
-    city = draw.choice(["Bern", "Oslo", "Rome"], N)
-    risk = np.select([age > 60, age > 40], ["high", "mid"], "low")
-    return {
-        "city": city.tolist(),
-        "age": [None if k % 11 == 3 else int(a) for k, a in enumerate(age)],
-        "sensor_1": draw.normal(size=N).tolist(),
-        "sensor_2": draw.normal(size=N).tolist(),
-        "risk": risk.tolist(),
-        "ill": np.where(age + draw.normal(size=N) * 9 > 50, "yes", "no").tolist(),
-        "income": (1000 * age + draw.normal(size=N)).tolist(),
-        "person": [f"{k:04}" for k in range(N)],
-    }
-
-
-@pytest.fixture(scope="module")
-def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a job on a table and its finished run."""
-    folder = tmp_path_factory.mktemp("people")
-    pa.csv.write_csv(pa.table(people()), folder / "people.csv")
-    (folder / "people.json").write_text(json.dumps(PEOPLE))
-    finish(folder / "people.json")
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -387,16 +323,14 @@ def hostile_table(folder: Path) -> dict[str, Path]:
     lacking = {name: rows[name] for name in rows if name not in ("age", "sensor_2")}
     add('no "age", "sensor_2"; the data has', "lacking.csv", pa.table(lacking))
     add("an empty file", "empty.csv", "")
-    add("must hold a header and rows", "header.csv", "city,age,sensor_1,sensor_2\n")
+    add("found no rows", "header.csv", "city,age,sensor_1,sensor_2\n")
     add("must be a valid Parquet file", "cut.parquet", b"PAR1" + bytes(40))
     add("row 3, column sensor_1", "text.csv", "city,age,sensor_1,sensor_2\nOslo,3,1,1\nRome,3,x,1")
     add("row 2: found 3 cells", "ragged.csv", "city,age,sensor_1,sensor_2\nOslo,3,1\n")
     return made
 
 
-def test_hostile_tables(
-    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_hostile_tables(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One line each, which names the file and what is wrong; no output is left behind."""
     run, out = table / "store/people/run", tmp_path / "out.parquet"
     for says, path in hostile_table(tmp_path).items():
@@ -527,28 +461,48 @@ def test_own_code(tmp_path: Path, features: Array) -> None:
         load(place_, spec_folder=tmp_path)
 
 
-def test_an_older_checkpoint(tmp_path: Path, table: Path, of_table: Predictor) -> None:
-    """One that does not say how its inputs are read takes that from the run's data."""
-    kept = of_table.origin.kept
-    manifest = json.loads((table / f"store/people/run/{kept.folder}/manifest.json").read_text())
-    assert manifest["values"].keys() >= {"inputs", "levels", "classes"}
-    older = dict(manifest["values"])
-    del older["inputs"]
-    from job.predict.load import _forms
-
-    class Found:
-        class manifest:  # noqa: N801
-            values = older
-
-    forms = _forms(of_table.spec, table, Found, "here")  # type: ignore[arg-type]
-    assert forms == of_table.forms
+def test_an_older_run(tmp_path: Path) -> None:
+    """Its checkpoint does not say how inputs are read: that is taken from the run's data."""
+    with tarfile.open(OLD) as archive:
+        archive.extractall(tmp_path, filter="data")
+    run = tmp_path / "store/small/begun"
+    predictor = load(run, spec_folder=tmp_path)
+    assert "run small/begun is not finished" in predictor.notes
+    stored = np.load(tmp_path / "small.npz")
+    found = predictor.predict(stored["features"])
+    loss = sk.log_loss(stored["kind"], found["kind"].values, labels=[0, 1])
+    assert loss < sk.log_loss(stored["kind"], np.full((len(stored["kind"]), 2), 0.5))
+    (tmp_path / "small.npz").unlink()
+    with pytest.raises(InputError, match=r"small\.npz: found no file"):
+        load(run, spec_folder=tmp_path)
 
 
 # --- bars ---------------------------------------------------------------------------------------
 
 
-def test_bars() -> None:
-    """x"""
+def test_the_newest_window(tmp_path: Path) -> None:
+    """Each window of a series gets a row; one of the run's validation gets what the run predicts.
 
-
-assert SMALL
+    The newest needs no bar but its own and its history.
+    """
+    spec = json.loads((ROOT / "docker/smoke.json").read_text())
+    spec["data"] |= {"path": str(ROOT / "docker/nasdaq.csv.gz"), "windows": 60}
+    spec |= {"model": {"hidden": 4, "projection": 4}, "gates": []}
+    spec["train"] |= {"epochs": 1, "batch_size": 8}
+    (tmp_path / "bars.json").write_text(json.dumps(spec))
+    predictor = load(finish(tmp_path / "bars.json"))
+    batches = list(predictor.predict_file(spec["data"]["path"], "date"))
+    (newest,) = [batch.tasks for batch in batches[-1:]]
+    data = load_data(predictor.spec, tmp_path).validation
+    own = predictor.of_inputs({"features": data.inputs["features"][-1:]})
+    for task, found in own.items():
+        np.testing.assert_allclose(newest[task].values[-1:], found.values, rtol=1e-4, atol=1e-5)
+    series = pa.csv.read_csv(spec["data"]["path"])
+    table = series.rename_columns([name.lower() for name in series.column_names])
+    few = predictor.predict(table.slice(len(table) - 125))
+    assert few["type"].values.shape == (1, 3)
+    np.testing.assert_allclose(few["type"].values, own["type"].values, rtol=1e-4)
+    with pytest.raises(
+        InputError, match="124 bars; a window needs 20 bars of history and 105 more"
+    ):
+        predictor.predict(table.slice(len(table) - 124))

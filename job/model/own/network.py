@@ -124,7 +124,8 @@ class OwnForward(Network):
 
     def _checked(self, task: str, outputs: Any, inputs: Inputs, function: object) -> Tensor:
         """The outputs of a task, [B, O] or [B, P, O]. Raises InputError unless they fit it."""
-        shape = (len(next(iter(inputs.values()))), *self.shapes[task])
+        # Not len(), which a network that is exported for batches of any size has no number for.
+        shape = (next(iter(inputs.values())).shape[0], *self.shapes[task])
         if isinstance(outputs, Tensor) and outputs.shape == shape:
             return outputs if len(shape) < 4 else outputs.flatten(1, -2)  # as the targets have them
         found = f"outputs {list(outputs.shape)}" if isinstance(outputs, Tensor) else _name(outputs)

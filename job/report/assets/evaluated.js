@@ -1,27 +1,23 @@
-// What a run shows on other data: a row for each task, the spec's gates, a row for each task of each slice.
+// What the run shows on other data: a row for each task, the spec's gates, a row for each task of each slice.
 
 const evaluated = () => {
-  const measured = RUNS.filter((run) => run.evaluated);
-  if (!measured.length) return null;
-  return measured.map((run) => {
-    const about = run.evaluated;
-    const cells = (name, task) => {
-      const { loss_unit, unit } = run.tasks[name] ?? {};
-      const metrics = Object.entries(task.metrics).map(([metric, value]) =>
-        `${metric.replaceAll("_", " ")} ${num(value)}${unit && value !== null && DATA.metrics_with_unit.includes(metric) ? ` ${unit}` : ""}`);
-      return [h("span", {}, name, loss_unit ? h("small", {}, ` ${loss_unit}`) : null),
-        num(task.loss_original), num(task.trivial_loss_original), signed(task.skill, task.skill_error), metrics.join(", ")];
-    };
-    const columns = ["task", "loss", "trivial loss", "skill", "metrics"];
-    const rows = (of) => Object.entries(of.tasks).map(([name, task]) => cells(name, task));
-    const why = Object.entries(about.unmeasurable ?? {}).map(([name, text]) => h("p", { class: "note" }, `${name} has no skill: ${text}`));
-    const verdicts = about.gates.map((gate) => [gate.gate, gate.unit === "share" ? around(gate.measured, gate.error) : num(gate.measured),
-      h("span", { class: gate.passed ? "" : "bad" }, gate.passed ? "passed" : "failed")]);
-    const slices = Object.entries(about.slices).flatMap(([group, of]) => rows(of).map((row) => [group || "(empty)", whole(of.samples), ...row]));
-    return section("evaluated", `On ${about.data}`, h("p", { class: "note" },
-      `${whole(about.samples)} samples, measured with the checkpoint of step ${whole(about.step)}. The trivial prediction is fitted to these samples.`),
-      table(columns, rows(about)), why,
-      verdicts.length ? [h("h3", {}, "Gates on this data"), table(["gate", "measured", "verdict"], verdicts)] : null,
-      slices.length ? [h("h3", {}, "Slices"), table(["slice", "samples", ...columns], slices)] : null);
+  const run = RUNS.find((each) => each.evaluated);
+  if (!run) return null;
+  const about = run.evaluated, columns = ["task", "loss", "trivial loss", "skill", "metrics"];
+  const metricsOf = (task, unit) => Object.entries(task.metrics).map(([metric, value]) =>
+    `${metric.replaceAll("_", " ")} ${num(value)}${unit && value !== null && DATA.metrics_with_unit.includes(metric) ? ` ${unit}` : ""}`);
+  const rows = (of) => Object.entries(of.tasks).map(([name, task]) => {
+    const { loss_unit, unit } = run.tasks[name] ?? {};
+    return [h("span", {}, name, loss_unit ? h("small", {}, ` ${loss_unit}`) : null), num(task.loss_original),
+      num(task.trivial_loss_original), signed(task.skill, task.skill_error), metricsOf(task, unit).join(", ")];
   });
+  const why = Object.entries(about.unmeasurable).map(([name, text]) => h("p", { class: "note" }, `${name} has no skill: ${text}`));
+  const verdicts = about.gates.map((gate) => [gate.gate, gate.unit === "share" ? around(gate.measured, gate.error) : num(gate.measured),
+    h("span", { class: gate.passed ? "" : "bad" }, gate.passed ? "passed" : "failed")]);
+  const slices = Object.entries(about.slices).flatMap(([group, of]) => rows(of).map((row) => [group || "(empty)", whole(of.samples), ...row]));
+  return section("evaluated", `On ${about.data}`, h("p", { class: "note" },
+    `${whole(about.samples)} samples, by the weights of step ${whole(about.step)}. The trivial prediction is fitted to these very samples.`),
+    table(columns, rows(about)), why,
+    verdicts.length ? [h("h3", {}, "Gates on this data"), table(["gate", "measured", "verdict"], verdicts)] : null,
+    slices.length ? [h("h3", {}, "Slices"), table(["slice", "samples", ...columns], slices)] : null);
 };

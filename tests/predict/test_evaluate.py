@@ -1,0 +1,157 @@
+"""A run evaluated on labelled data shows what it showed on its own validation split."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pytest
+from playwright.sync_api import Browser
+
+from job.data.dataset import load as load_data
+from job.evaluate.evaluation import evaluate
+from job.events import FinalTestTask
+from job.predict import load
+from job.record.history import read_history
+from job.store import open_store
+from tests.support.browser import browser, open_page
+from tests.support.command import here
+from tests.support.finished import finish
+from tests.support.people import N, people
+from tests.support.tiny_job import PARTIAL, write
+
+Line = dict[str, Any]
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """One browser for this file."""
+    with browser() as started:
+        yield started
+
+
+def last_epoch(place: str) -> Line:
+    root, name, run_id = place.rsplit("/", 2)
+    history = read_history(open_store(root), f"{name}/{run_id}")
+    return [e for e in history if e["event"] == "epoch"][-1]["tasks"]  # type: ignore[no-any-return]
+
+
+def rows_of(folder: Path, name: str, rows: Any) -> Path:
+    """Those rows of the small job's arrays in a file of their own."""
+    stored = np.load(folder / "small.npz")
+    np.savez(folder / name, **{key: stored[key][rows] for key in stored.files})
+    return folder / name
+
+
+@pytest.mark.parametrize("partial", [False, True])
+def test_its_own_validation_split(tmp_path: Path, partial: bool) -> None:
+    """Losses and metrics are the run's, with missing labels and weights too; so is the skill of a
+    task of one prediction a sample, and that of a task of positions is no larger."""
+    edits = {"tasks": PARTIAL} if partial else {}
+    place = finish(write(tmp_path, {**edits, "train.epochs": 5, "optimizer.lr": 0.02}))
+    predictor = load(place)
+    held_out = len(load_data(predictor.spec, tmp_path).validation)
+    file = rows_of(tmp_path, "later.npz", slice(-held_out, None))
+    found = evaluate(predictor, str(file)).whole.test
+    assert found.samples == held_out
+    for name, recorded in last_epoch(place).items():
+        mine: FinalTestTask = found.tasks[name]
+        assert mine.loss == pytest.approx(recorded["val_loss"], rel=1e-5)
+        assert mine.loss_original == pytest.approx(recorded["val_loss_original"], rel=1e-5)
+        assert mine.metrics == pytest.approx(recorded["val_metrics"], rel=1e-5)
+        if "val_skill" not in recorded:
+            assert mine.skill is None
+            assert name in found.unmeasurable
+        elif name in ("kind", "level"):
+            assert mine.skill == pytest.approx(recorded["val_skill"], rel=1e-5)
+            assert mine.skill_error == pytest.approx(recorded["val_skill_error"], rel=1e-5)
+        else:
+            assert mine.skill is not None
+            assert mine.skill <= recorded["val_skill"] + 1e-6
+
+
+def test_noise_has_no_skill(tmp_path: Path) -> None:
+    """On samples whose targets were permuted, none is surely above 0, whatever the run learned."""
+    place = finish(write(tmp_path, {"train.epochs": 20, "optimizer.lr": 0.02}))
+    stored = dict(np.load(tmp_path / "small.npz"))
+    order = np.random.default_rng(5).permutation(len(stored["features"]))
+    for name in stored.keys() - {"features"}:
+        stored[name] = stored[name][order]
+    np.savez(tmp_path / "noise.npz", **stored)
+    predictor = load(place)
+    skills = evaluate(predictor, str(tmp_path / "noise.npz")).whole.test.tasks
+    assert all(task.skill_low is not None and task.skill_low < 0 for task in skills.values())
+    true = evaluate(predictor, str(tmp_path / "small.npz")).whole.test.tasks
+    assert true["level"].skill_low is not None
+    assert true["level"].skill_low > 0
+
+
+def test_gates_and_slices(table: Path, tmp_path: Path, capsys: Capture) -> None:
+    """Gates on this data decide the exit code; those about training are named; slices are rows."""
+    run, data = table / "store/people/run", table / "people.csv"
+    code, out, _ = here(capsys, "evaluate", run, "--data", data, "--slice", "city", "--json")
+    found = json.loads(out)
+    passed = [gate["passed"] for gate in found["gates"]]
+    assert code == (0 if all(passed) else 6)
+    assert len(found["gates"]) == 2
+    assert found["gates_left_out"] == ["income drops > 0% by epoch 4 (train)"]
+    assert found["samples"] == N
+    assert sorted(found["slices"]) == ["Bern", "Oslo", "Rome"]
+    counts = {city: people()["city"].count(city) for city in found["slices"]}
+    assert {k: each["samples"] for k, each in found["slices"].items()} == counts
+    weighed = sum(
+        each["samples"] * each["tasks"]["income"]["metrics"]["mae"]
+        for each in found["slices"].values()
+    )
+    assert weighed / N == pytest.approx(found["tasks"]["income"]["metrics"]["mae"])
+    code, out, _ = here(capsys, "evaluate", run, "--data", data, "--slice", "ill")
+    for text in ("120 samples", "risk", "slices", "not measured here", "yes"):
+        assert text in out
+
+
+def test_a_failed_gate(tmp_path: Path, capsys: Capture) -> None:
+    """A gate that the run passed can fail on other data: exit code 6."""
+    gates = [{"task": "level", "metric": "mae", "below": 30, "by_epoch": 3}]
+    place = finish(write(tmp_path, {"gates": gates}))
+    file = rows_of(tmp_path, "far.npz", slice(None))
+    stored = dict(np.load(file))
+    code, _, _ = here(capsys, "evaluate", place, "--data", file)
+    assert code == 0
+    np.savez(file, **{**stored, "level": stored["level"] + 1000})
+    code, out, _ = here(capsys, "evaluate", place, "--data", file)
+    assert code == 6
+    assert "failed" in out
+
+
+def test_what_it_lacks(table: Path, tmp_path: Path, capsys: Capture) -> None:
+    """Targets, slices and classes that are not there are one line each."""
+    run, rows = table / "store/people/run", people()
+    lines = {}
+    for name, columns, more in (
+        ("risk", {k: v for k, v in rows.items() if k != "risk"}, ()),
+        ("town", rows, ("--slice", "town")),
+        ("100 groups", rows, ("--slice", "income")),
+        ("awful", {**rows, "risk": ["awful", *rows["risk"][1:]]}, ()),
+    ):
+        pa.csv.write_csv(pa.table(columns), tmp_path / "new.csv")
+        code, _, err = here(capsys, "evaluate", run, "--data", tmp_path / "new.csv", *more)
+        assert code == 2, err
+        (lines[name],) = [x for x in err.splitlines() if "best_of" not in x and "filled" not in x]
+        assert name in lines[name]
+
+
+def test_the_page(table: Path, tmp_path: Path, capsys: Capture, chromium: Browser) -> None:
+    """The run's report, with a section of this data: its tasks, gates and slices."""
+    run, data, page = table / "store/people/run", table / "people.csv", tmp_path / "page.html"
+    here(capsys, "evaluate", run, "--data", data, "--slice", "city", "--report", page)
+    with open_page(chromium, page) as opened:
+        section = opened.page.locator("#evaluated")
+        text = section.inner_text()
+    for part in ("people.csv", "120 samples", "risk", "income", "Gates on this data", "Oslo"):
+        assert part in text
