@@ -232,13 +232,14 @@ def test_readmes_example_is_diagnosed_and_mended(machines: Path, nursery: Nurser
 
 
 def test_a_run_predicts(machines: Path) -> None:
-    """The lines that predict with a run's weights give one prediction per task and sample."""
-    script = next(block for block in blocks("docs/reading-runs.md", "python") if "predict" in block)
-    for shown, ours in {"docker/smoke": "machines", "smoke/RUN_ID": "machines/first"}.items():
-        assert shown in script
-        script = script.replace(shown, ours)
-    printed = python(machines, f"{script}\nprint([list(each.shape) for each in predictions])")
-    assert printed.endswith("[[80, 2], [80, 24, 1]]\n")
+    """The lines that predict with a run give one prediction per task and sample."""
+    (script,) = blocks("docs/predicting.md", "python")
+    script = script.replace("RUN_ID", "first")
+    data = "import numpy\nfeatures = numpy.load('machines.npz')['features']\n"
+    printed = python(
+        machines, f"{data}{script}\nprint([list(each.values.shape) for each in found.values()])"
+    )
+    assert printed.endswith("[[400, 2], [400, 24, 1]]\n")
 
 
 def test_the_page_on_data_has_a_valid_example(tmp_path: Path, nursery: Nursery) -> None:
