@@ -40,8 +40,8 @@ def _lacking(faults: Sequence[Fault], source: str) -> list[Fault]:
 
 def _of_file(fault: Fault, source: str, data: Arrays) -> Fault:
     path = re.match(r"\$\.data(\.inputs\.(\w+))?(\.\w+)*", fault.where)
+    fault = replace(fault, remedy=fault.remedy.replace("data.path", "the path"))
     if path is None:
         return fault
     name = f", input {path[2]}" if path[2] and data.inputs is not None else ""
-    remedy = fault.remedy.replace("data.path", "the path")
-    return replace(fault, where=f"{source}{name}", remedy=remedy)
+    return replace(fault, where=f"{source}{name}")

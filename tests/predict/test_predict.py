@@ -70,7 +70,16 @@ def assert_equal(ours: dict[str, Predicted], theirs: dict[str, Predicted]) -> No
 # --- the run's own numbers ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "own"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("lstm", "mlp", "average", "own"),
+        *(
+            pytest.param(kind, marks=pytest.mark.slow)
+            for kind in ("transformer", "experts", "best")
+        ),
+    ],
+)
 def test_the_validation_rows_get_the_run_s_predictions(tmp_path: Path, kind: str) -> None:
     """Metrics computed anew from them are those of the run's record, and its samples are there."""
     if kind == "own":
