@@ -21,13 +21,14 @@ class Served(nn.Module):
     def __init__(self, predictor: Predictor, inputs: Sequence[str]) -> None:
         super().__init__()
         self.model, self.losses = predictor.model, nn.ModuleList(predictor.losses)
+        self.of_tasks = list(predictor.losses)  # the same, with their type
         self.inputs = list(inputs)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """The predictions of every task, in their order."""
         outputs = self.model(dict(zip(self.inputs, inputs, strict=True)))
-        each = zip(self.losses, outputs, strict=True)
-        return tuple(loss.predict(y.float()) for loss, y in each)  # type: ignore[operator]
+        each = zip(self.of_tasks, outputs, strict=True)
+        return tuple(loss.predict(y.float()) for loss, y in each)
 
 
 class Difference(NamedTuple):

@@ -14,6 +14,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from job.data.dataset import load as load_data
+from job.errors import InputError
 from job.evaluate.evaluation import evaluate
 from job.events import FinalTestTask
 from job.predict import load
@@ -39,7 +40,8 @@ def chromium() -> Iterator[Browser]:
 def last_epoch(place: str) -> Line:
     root, name, run_id = place.rsplit("/", 2)
     history = read_history(open_store(root), f"{name}/{run_id}")
-    return [e for e in history if e["event"] == "epoch"][-1]["tasks"]  # type: ignore[no-any-return]
+    tasks: Line = [e for e in history if e["event"] == "epoch"][-1]["tasks"]
+    return tasks
 
 
 def rows_of(folder: Path, name: str, rows: Any) -> Path:
@@ -74,6 +76,39 @@ def test_its_own_validation_split(tmp_path: Path, partial: bool) -> None:
         else:
             assert mine.skill is not None
             assert mine.skill <= recorded["val_skill"] + 1e-6
+
+
+OWN = """\
+def far(prediction, target):
+    return (prediction - target).abs() ** 1.5
+
+
+def worst(prediction, target):
+    return (prediction - target).abs().max()
+"""
+"""A loss and a metric of one's own."""
+
+
+def test_a_loss_and_a_metric_of_ones_own(tmp_path: Path) -> None:
+    """They are those of the file, which is needed, while a prediction does without."""
+    metric = {"file": "own.py", "name": "worst", "higher_is_better": False}
+    task = {
+        **{"name": "level", "level": "window", "own_metrics": [metric]},
+        **{"loss": {"kind": "python", "file": "own.py", "name": "far"}},
+    }
+    spec = write(tmp_path / "here", {"tasks": [task]})
+    (spec.parent / "own.py").write_text(OWN)
+    place = finish(spec)
+    file = rows_of(spec.parent, "later.npz", slice(-9, None))
+    found = evaluate(load(place, spec_folder=spec.parent), str(file)).whole.test.tasks["level"]
+    recorded = last_epoch(place)["level"]
+    assert found.loss_original == pytest.approx(recorded["val_loss_original"], rel=1e-5)
+    assert found.metrics == pytest.approx(recorded["val_metrics"], rel=1e-5)
+    assert "worst" in found.metrics
+    elsewhere = load(place, spec_folder=tmp_path)
+    assert elsewhere.predict(np.load(file)["features"])["level"].values.shape == (9, 1)
+    with pytest.raises(InputError, match=r"\$\.tasks\[0\]\.loss\.file: found no own\.py in"):
+        evaluate(elsewhere, str(file))
 
 
 def test_noise_has_no_skill(tmp_path: Path) -> None:

@@ -177,9 +177,9 @@ def in_file(folder: Path, form: str, features: Array, ids: Array) -> Path:
     path = folder / f"new.{form}"
     match form:
         case "npz":
-            np.savez(path, **arrays)  # type: ignore[arg-type]
+            np.savez(path, features=features, name=ids)
         case "packed.npz":
-            np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
+            np.savez_compressed(path, features=features, name=ids)
         case "safetensors":
             safetensors.numpy.save_file(arrays, path)
         case "parquet":
@@ -261,7 +261,9 @@ def test_tables_in_any_order(of_table: Predictor, table: Path, tmp_path: Path) -
     expected = of_table.predict(rows)
     assert expected["risk"].names == ("risk=high", "risk=low", "risk=mid")
     assert expected["income"].names == ("income@0.1", "income@0.5", "income@0.9")
-    assert set(expected["ill"].classes.reshape(-1)) <= {"no", "yes"}  # type: ignore[union-attr]
+    ill = expected["ill"].classes
+    assert ill is not None
+    assert set(ill.reshape(-1)) <= {"no", "yes"}
     turned = {"sensor_9": [0.0] * N, **{name: rows[name] for name in reversed(rows)}}
     without = {name: turned[name] for name in turned if name not in ("risk", "ill", "income")}
     for each in (turned, without, pa.table(turned), {k: pa.array(v) for k, v in without.items()}):
@@ -354,8 +356,8 @@ def test_hostile_tables(table: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
 def hostile_arrays(folder: Path, features: Array) -> dict[str, Path]:
     made = dict[str, Path]()
 
-    def add(says: str, name: str, **arrays: Array) -> Path:
-        np.savez(folder / name, **arrays)  # type: ignore[arg-type]
+    def add(says: str, name: str, **arrays: Any) -> Path:
+        np.savez(folder / name, **arrays)
         made[says] = folder / name
         return folder / name
 
