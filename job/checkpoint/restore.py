@@ -38,7 +38,7 @@ def restore(
     candidates.sort(key=lambda kept: kept.step, reverse=True)
     for kept in candidates:
         try:
-            return _load(store, run, kept)
+            return load(store, run, kept)
         except (Damaged, Missing, Corrupt) as fault:
             damaged(kept, str(fault))
     if candidates:
@@ -49,12 +49,11 @@ def restore(
 
 def restore_weights(store: Store, run: str, kept: Kept) -> Restored:
     """Of a checkpoint what a prediction needs; raises Damaged, Missing, StoreError."""
-    return _load(store, run, kept, (MODEL,))
+    return load(store, run, kept, (MODEL,))
 
 
-def _load(
-    store: Store, run: str, kept: Kept, files: tuple[str, ...] = CHECKPOINT_FILES
-) -> Restored:
+def load(store: Store, run: str, kept: Kept, files: tuple[str, ...] = CHECKPOINT_FILES) -> Restored:
+    """A checkpoint, verified by the hashes of index and manifest; raises Damaged, StoreError."""
     manifest, contents = read(store, run, kept)
     tensors: dict[str, Tensor] = {}
     for file, pieces in contents.items():

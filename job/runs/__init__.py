@@ -1,0 +1,1 @@
+"""Runs in a store, as a person names and lists them."""
