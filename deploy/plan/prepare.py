@@ -14,6 +14,7 @@ from typing import NamedTuple
 from deploy.exits import ERROR, INVALID, NO_ACCESS, CommandError
 from deploy.output import log_line
 from deploy.plan import image as images
+from deploy.plan.earlier_run import unreadable_runs
 from deploy.plan.git import checkout
 from deploy.plan.plan import Catalogue, Plan, least_cuda, plan
 from deploy.plan.pod_env import (
@@ -106,6 +107,8 @@ def _prepare(submission: Submission, connect: Connect) -> Prepared:
     file = submission.env_file
     variables = pod_environment(run.spec, run.store or "", run.run_id, os.environ, file)
     missing = _missing(run, variables, submission.repository)
+    folder = None if submission.spec is None else submission.spec.resolve().parent
+    missing += unreadable_runs(run.spec, folder, run.store, asks=not submission.offline)
     if missing and not submission.dry_run:
         raise InputError(missing)
     if names := left_behind(os.environ, variables):

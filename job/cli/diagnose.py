@@ -42,16 +42,19 @@ def diagnose(
     from job.diagnose import show
     from job.diagnose.diagnose import diagnose as find_causes
     from job.diagnose.verify import verify as train_both
+    from job.run.start_from import only_anew, with_start
     from job.show.console import Screen
     from job.spec.patch import edited
 
     text = read_text(spec)
     folder = spec.resolve().parent
     job, raw = with_digests(parse_spec(text, str(spec)), folder), json.loads(text)
+    only_anew(job)
     if fix is not None:
         check_free(fix)
     with show.progress() as tick:
-        diagnosis = find_causes(job, load(job, folder), tick=tick)
+        data = with_start(load(job, folder), job, None)
+        diagnosis = find_causes(job, data, tick=tick)
     out, record = Screen(), show.diagnosis_json(diagnosis, raw)
     if not as_json:
         show.print_diagnosis(out, diagnosis, raw)

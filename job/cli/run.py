@@ -18,6 +18,7 @@ from job.env import liveness_path, under_torchrun
 from job.events import fields
 from job.exit_codes import INTERRUPTED
 from job.record.layout import CODE, FORM, RULE, new_run_id
+from job.runs.find import reference
 from job.show.lines import Readable
 from job.show.live import Live
 from job.show.printable import printable
@@ -27,6 +28,7 @@ from job.spec.read import read_spec
 from job.store import Store, StoreError
 
 if TYPE_CHECKING:
+    from job.checkpoint.restore import Restored
     from job.distributed.ranks import Ranks
     from job.record.claim import Claim
     from job.run.attempt import RunAttempt
@@ -53,6 +55,14 @@ Control = Annotated[
         "nothing to learn.",
     ),
 ]
+Extend = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RUN",
+        help="Begin with the whole state of a run (folder, id, or s3://…), to train for more "
+        "epochs.",
+    ),
+]
 Grace = Annotated[
     float,
     typer.Option(min=0, max=86400, help="Seconds after a signal for a last checkpoint."),
@@ -70,6 +80,7 @@ def run(
     take_over: TakeOver = False,
     control: Control = False,
     grace: Grace = 5.0,
+    extend: Extend = None,
     traceback: Traceback = False,
     as_json: Json = False,
     pretty: Pretty = False,
@@ -82,14 +93,16 @@ def run(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _interrupted)
     job = read_spec(spec)
-    job = job.model_copy(update={"control": job.control or control})
+    extends = job.extends if extend is None else reference(extend, store)
+    job = job.model_copy(update={"control": job.control or control, "extends": extends})
     ranks = _join_ranks(job) if under_torchrun(os.environ) else None
     if ranks is not None and ranks.rank > 0:
         with causes(traceback):
             raise typer.Exit(_train_along(job, ranks))
 
     from job.distributed.ranks import ALONE
-    from job.record.claim import Finished, claim
+    from job.record.claim import Finished, claim, has_checkpoint
+    from job.run.extend import extension
     from job.show.live import make_display
     from job.store import open_store
     from job.store.by_content import keep_files
@@ -97,13 +110,22 @@ def run(
     where, key = open_store(store, job.checkpoint.encryption), f"{job.name}/{name}"
     _leave_finished(where, key, job)
     screen = make_display() if pretty or (sys.stdout.isatty() and not as_json) else None
+    anew = job.extends is None and job.model.start_from is None
+    begun = anew or has_checkpoint(where, key)
     with causes(traceback):
-        training = _make_trainer(job, spec, ranks or ALONE)
-    again = "" if liveness_path(os.environ) else resume_command(spec, name, store, control)
+        training = _make_trainer(job, spec, ranks or ALONE, None if begun else store)
+        state = extension(job, training.data, store) if job.extends and not begun else None
+    if state is not None:
+        typer.echo(printable(_continuation(state)), err=True)
+    again = (
+        ""
+        if liveness_path(os.environ)
+        else resume_command(spec, name, store, control, None if extend is None else extends)
+    )
     try:
         claimed = claim(where, job, key, take_over=take_over, must_exist=resume is not None)
         keep_files(where, f"{key}/{CODE}", _own_files(job, spec.resolve().parent))
-        raise typer.Exit(_execute(training, claimed, name, screen, grace, again))
+        raise typer.Exit(_execute(training, claimed, name, screen, grace, again, state))
     except Finished as finished:
         typer.echo(finished_notice(where, key, finished.code), err=True)
         raise typer.Exit(finished.code) from None
@@ -129,10 +151,11 @@ def _execute(
     screen: Live | Readable | None,
     grace: float,
     again: str,
+    state: Restored | None,
 ) -> int:
     """One attempt at a claimed run, on a screen or as lines of JSON; returns the exit code.
 
-    again: the command that resumes it, "" if a supervisor does.
+    again: the command that resumes it, "" if a supervisor does. state: of the run that it extends.
     """
     from job.env import own_pod
     from job.events.log import Sampled, print_line
@@ -144,7 +167,7 @@ def _execute(
         typer.echo(printable(text), err=True)
 
     sinks = [screen or (Sampled() if own_pod(os.environ) else print_line)]
-    attempt = RunAttempt(training, claimed, name, sinks, grace, again, notify)
+    attempt = RunAttempt(training, claimed, name, sinks, grace, again, notify, state)
     if screen is not None:
         connect_screen(screen, attempt)
     code = attempt.execute()
@@ -170,12 +193,25 @@ def _own_files(job: JobSpec, folder: Path) -> dict[Path, str]:
     return {folder / name: digest for files in each for name, digest in files.items()}
 
 
-def _make_trainer(job: JobSpec, spec: Path, ranks: Ranks) -> Trainer:
-    """The trainer of rank 0, which reads the data for all ranks."""
+def _continuation(state: Restored) -> str:
+    """What a run that extends another goes on with, in a line."""
+    origin = state.manifest.values["origin"]
+    where = f"goes on with run {origin['run']} after step {origin['step']}, epoch {origin['epoch']}"
+    return f"{where}; {origin['schedule']}"
+
+
+def _make_trainer(job: JobSpec, spec: Path, ranks: Ranks, store: str | None) -> Trainer:
+    """The trainer of rank 0, which reads the data for all ranks.
+
+    store: where the run that it starts from may be; None if it goes on from its own checkpoint.
+    """
     from job.data.dataset import load
+    from job.run.start_from import with_start
     from job.train.trainer import Trainer
 
     data = load(job, spec.resolve().parent, test=True)
+    if store is not None:
+        data = with_start(data, job, store)
     if ranks.world > 1:
         data.stats  # noqa: B018  # measured here, they are sent with the data, and no rank reads all
     ranks.broadcast(data)
@@ -222,10 +258,13 @@ def connect_screen(screen: Live | Readable, attempt: RunAttempt) -> None:
         ]
 
 
-def resume_command(spec: Path, run_id: str, store: str, control: bool = False) -> str:
+def resume_command(
+    spec: Path, run_id: str, store: str, control: bool = False, extend: str | None = None
+) -> str:
     """The command that resumes a run."""
     flags = [] if store == "runs" else ["--store", store]
     flags += ["--control"] if control else []
+    flags += [] if extend is None else ["--extend", extend]
     return shlex.join(["python", "-m", "job", "run", str(spec), "--run-id", run_id, *flags])
 
 

@@ -32,14 +32,18 @@ def validate(
     if with_data:
         from job.data.dataset import load
         from job.distributed.device import available_device
+        from job.run.extend import extension
+        from job.run.start_from import with_start
         from job.train.build.check_own import check_own
         from job.train.build.compiled import check_compiler
         from job.train.build.parts import check_parts
 
-        data = load(job, spec.resolve().parent, test=True)
+        data = with_start(load(job, spec.resolve().parent, test=True), job, None)
         with causes(traceback):
             check_own(job, data)
             check_parts(job, data)
+        if job.extends is not None:
+            extension(job, data, None)
         if job.resources is None:
             device = available_device(job.train)
             if job.train.compile:

@@ -14,9 +14,10 @@ from job.data.dataset import load
 from job.events import Epoch, RunFinished, Step
 from job.events.log import Sink
 from job.events.parse import event_of
-from job.record.claim import Finished, claim, finished_code
+from job.record.claim import Finished, claim, finished_code, has_checkpoint
 from job.record.history import read_history
 from job.run.attempt import RunAttempt, to_stderr
+from job.run.start_from import with_start
 from job.spec import JobSpec
 from job.store import Store, open_store
 from job.train.trainer import Trainer
@@ -60,7 +61,10 @@ def train_to_end(
     key = f"{spec.name}/{run_id}"
     if finished_code(store, key, spec) is not None:
         return None
-    training = Trainer(spec, load(spec, folder))
+    data = load(spec, folder)
+    if spec.model.start_from is not None and not has_checkpoint(store, key):
+        data = with_start(data, spec, store.url)
+    training = Trainer(spec, data)
     with suppress(Finished):
         claimed = claim(store, spec, key, take_over=False, must_exist=False)
         attempt = RunAttempt(training, claimed, run_id, sinks, GRACE, notify=notify)

@@ -88,14 +88,16 @@ def _with_balancer(spec: JobSpec, name: str) -> JobSpec:
         raise InputError(faults) from None
 
 
-def check_rows(rows: Sequence[Variant]) -> None:
-    """Raise InputError if a row's data or balancer has a fault."""
+def check_rows(rows: Sequence[Variant], store: str | None) -> None:
+    """Raise InputError if a row's data or balancer has a fault, or the run that it starts from."""
     from job.data.dataset import load
+    from job.run.start_from import only_anew, with_start
     from job.train.build.balancer import balancer
 
     for row in rows:
         try:
-            balancer(row.spec, load(row.spec, row.folder))
+            only_anew(row.spec)
+            balancer(row.spec, with_start(load(row.spec, row.folder), row.spec, store))
         except InputError as error:
             faults = [replace(fault, where=f"{row.name}: {fault.where}") for fault in error.faults]
             raise InputError(faults) from None
@@ -114,7 +116,7 @@ def compare(
     """
     jobs = [(row, row.spec.seed + s) for s in range(seeds) for row in rows]
     results = []
-    check_rows(rows)
+    check_rows(rows, store)
     # Spawned, since a forked child of a process that has used torch may hang.
     spawn = multiprocessing.get_context("spawn")
     with (
@@ -180,6 +182,7 @@ def train(row: Variant, seed: int, one_thread: bool, store: str | None = None) -
 
 def _train_in_memory(row: Variant, spec: JobSpec) -> Outcome:
     from job.data.dataset import load
+    from job.run.start_from import with_start
     from job.train.trainer import Trainer
 
     found = Outcome(row.name, spec.seed)
@@ -191,7 +194,7 @@ def _train_in_memory(row: Variant, spec: JobSpec) -> Outcome:
         elif isinstance(event, Step):
             step_ms.append(event.step_ms)
 
-    training = Trainer(spec, load(spec, row.folder))
+    training = Trainer(spec, with_start(load(spec, row.folder), spec, None))
     training.run(emit, save=lambda: None, stopping=lambda: False)
     found.gates = training.verdict.final(training.at.epoch)
     found.step_ms = statistics.median(step_ms)

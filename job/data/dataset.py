@@ -39,6 +39,7 @@ from job.data.unmeasurable import unmeasurable_gates
 from job.data.values import Place
 from job.data.windows import TARGETS, windows
 from job.errors import Fault, InputError
+from job.events import Origin
 from job.spec import CATEGORICAL, JobSpec, OhlcWindows
 
 Array = NDArray[Any]
@@ -118,6 +119,8 @@ class Dataset:
     """Where the spec's relative paths start."""
     pretrained: dict[str, Tensor] = field(default_factory=dict)
     """Tensors that the network may begin with, by name."""
+    origin: Origin | None = None
+    """The run that these tensors are of; None for those of a file, and without any."""
 
     def feature_name(self, of: str, i: int) -> str:
         """The name of a feature of an input, for messages."""

@@ -167,7 +167,7 @@ class _Prober:
         self.trunk = dict(self.model.trunk.named_parameters())
         self.named = dict(stepper.named_parameters())
         every = [name for name, _ in self.model.named_parameters()]
-        wanted = frozen_names(training.spec.model.freeze, every)
+        wanted = frozen_names(training.spec.model.frozen, every)
         self.frozen = {f"model.{name}" for name in wanted}
         self.largest = torch.zeros(len(self.named))
         self.limit, self.until = min(training.total_steps, STEPS), until

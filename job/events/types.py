@@ -46,6 +46,29 @@ class TaskSetup(Record):
     """By split, why it cannot tell a skill; a split that can is left out."""
 
 
+class Origin(Record):
+    """The run that another one begins with, or goes on with for longer."""
+
+    kind: Literal["start_from", "extends"]
+    """start_from: its network alone; extends: its whole state."""
+    run: str
+    """`<name>/<run id>`."""
+    store: str
+    """Where it was found."""
+    step: int
+    """Of its checkpoint that was read."""
+    epoch: int
+    """Epochs that it had finished then."""
+    sha256: str
+    """Of the checkpoint's manifest, which holds the hashes of its files."""
+    averaged: bool = False
+    """The tensors are the average of the network over its steps, which that run evaluated."""
+    changed: list[str] = []
+    """What of the spec differs from that run's, of a run that extends it."""
+    schedule: str = ""
+    """What the learning rate does from there on, of a run that extends it."""
+
+
 class RunStarted(Record):
     """The run's set-up; repeated at every resume."""
 
@@ -74,7 +97,9 @@ class RunStarted(Record):
     compile_seconds: float | None = None
     """Seconds for which the network was compiled before the first step, if it was."""
     pretrained: list[str] = []
-    """Tensors that the network began with, from the file that the spec's `model.weights` names."""
+    """Tensors that the network began with, from the file or run that the spec names."""
+    origin: Origin | None = None
+    """The run that it began with, or goes on with; None: it began anew."""
     samples: dict[str, int]
     """Samples by split."""
     features: list[int]

@@ -25,7 +25,7 @@ from job.record.document import Damaged
 from job.spec import Arrays, JobSpec
 from job.spec.stored import has_content, parse_stored
 from job.train.build.network import new_network
-from job.train.resume import SCALING, renamed
+from job.train.resume import SCALING, named_now
 
 FORMS = TypeAdapter(dict[str, InputForm])
 
@@ -49,7 +49,7 @@ def load(
     spec, folder = _spec(origin), Path(spec_folder)
     check_code(spec, folder, ["$.model"])
     found = restore_weights(origin.store, origin.run, origin.kept)
-    tensors = {renamed(name): tensor for name, tensor in found.tensors.items()}
+    tensors = {named_now(name): tensor for name, tensor in found.tensors.items()}
     where = f"{origin.run}/{origin.kept.folder}"
     forms = _forms(spec, folder, found, where)
     encoders = _encoders(spec, forms, found, where)

@@ -20,7 +20,7 @@ from job.record.segments import Segment, digest_of
 from job.record.spool import Spool
 from job.spec import JobSpec
 from job.spec.diff import change_faults
-from job.spec.stored import completed, has_content, spellings
+from job.spec.stored import completed, has_content, is_stored
 from job.store import Missing, Store, StoreError
 
 NAMED = 5
@@ -162,6 +162,12 @@ def _read(store: Store, run: str, document: RunIndexStore) -> tuple[RunIndex | N
     return None, []
 
 
+def has_checkpoint(store: Store, run: str) -> bool:
+    """True if the run goes on from a checkpoint of its own. Raises Refused, Damaged, StoreError."""
+    index, _ = _read(store, run, RunIndexStore(store, run, fenced=False))
+    return index is not None and bool(index.named())
+
+
 def _check_spec(store: Store, spec: JobSpec, run: str, spec_hash: str) -> None:
     """Raises InputError, or Refused, if the run was begun with another spec."""
     if has_content(spec, spec_hash):
@@ -170,7 +176,7 @@ def _check_spec(store: Store, spec: JobSpec, run: str, spec_hash: str) -> None:
     # The stored spec may be gone, or damaged in any way.
     with suppress(StoreError, ValueError, TypeError, AttributeError, RecursionError):
         before = completed(json.loads(store.get(f"{run}/spec.json").data))
-        faults = change_faults(before, json.loads(spec.canonical()))
+        faults = change_faults(before, json.loads(spec.content()), spec.ABOUT)
     if faults:
         raise InputError(faults)
     raise Refused("the run was begun with another spec; give the new spec another run id")
@@ -223,7 +229,7 @@ def _enter(spec: JobSpec, document: RunIndexStore, lease: Lease, alarms: Alarms)
             raise Finished(index.finished.exit_code)
     found = _settle_events(store, run, index, lease.epoch)
     alarms += [alarm for alarm in found.alarms if alarm not in alarms]  # it may enter again
-    if index is not None and _stored_spec(store, run) not in spellings(spec):
+    if index is not None and not is_stored(spec, _stored_spec(store, run)):
         alarms.append(("spec_damaged", "spec.json was missing or damaged; it is written anew"))
     store.put(f"{run}/spec.json", spec.canonical().encode())
     now = spec.content_hash()  # an older version's hash of the same content may differ

@@ -39,7 +39,8 @@ class RunAttempt:
 
     An unfinished run goes on from its newest intact checkpoint. grace: seconds that a signal
     leaves for a last checkpoint. resume_command: what a person types to go on; "" if a supervisor
-    goes on. notify: prints a line for a person, below anything else that is displayed.
+    goes on. notify: prints a line for a person, below anything else that is displayed. extends:
+    the state of another run with which this one begins (job.run.extend).
     """
 
     def __init__(
@@ -51,8 +52,9 @@ class RunAttempt:
         grace: float,
         resume_command: str = "",
         notify: Callable[[str], None] = to_stderr,
+        extends: Restored | None = None,
     ) -> None:
-        self.training, self.claimed = training, claimed
+        self.training, self.claimed, self.extends = training, claimed, extends
         self.recorder = RunRecorder(training, claimed, run_id, sinks)
         self.ending = Ending(self.recorder, grace, resume_command, notify)
 
@@ -109,6 +111,8 @@ class RunAttempt:
         for kind, why in alarms:
             recorder.journal.emit(Alarm(kind=kind, message=why, step=step))
         recorder.start_writer(damaged)
+        if found is None and step > 0:  # from here on the run needs no other's checkpoint
+            recorder.save()
         recorder.phase = "training"
 
     def _restore(self, alarms: list[tuple[str, str]]) -> tuple[Restored | None, set[str]]:
@@ -131,9 +135,19 @@ class RunAttempt:
             self._load(found)
             recorder.saved_step = found.kept.step
             recorder.monitor.snapshot_stored(found.kept.step, 0.0)
-        state = (found.tensors, found.manifest.values) if found is not None else None
-        self.training.ranks.broadcast(state)
+        elif self.extends is not None:
+            self._load(self.extends)
+        begins = found or self.extends
+        self.training.ranks.broadcast((begins.tensors, begins.manifest.values) if begins else None)
+        if self._lacks_origin():
+            raise Damaged("no checkpoint is left, and its start was not read; start it once more")
         return found, damaged
+
+    def _lacks_origin(self) -> bool:
+        """True if the run would begin anew in place of where its spec says."""
+        spec = self.training.spec
+        wanted = spec.extends is not None or spec.model.start_from is not None
+        return wanted and self.training.origin is None
 
     def _load(self, found: Restored) -> None:
         """Give a checkpoint's state to the trainer; raises Damaged if it is not this trainer's."""

@@ -104,14 +104,14 @@ class RunRecorder:
     def checkpoint_info(self) -> CheckpointInfo:
         """What the manifest of a checkpoint of this step says."""
         at, best_of = self.training.at, self.keep.watched
-        scored = best_of is not None and at.batch == 0 and math.isfinite(at.score[best_of])
+        score = at.score.get(best_of or "", math.nan) if at.batch == 0 else math.nan
         return CheckpointInfo(
             step=at.step,
             epoch=at.epoch,
             spec_hash=self.training.spec.content_hash(),
             version=VERSION,
             next_seq=self.journal.next_seq,
-            score=at.score[best_of] if best_of is not None and scored else None,
+            score=score if math.isfinite(score) else None,
         )
 
     def store_events(self) -> None:

@@ -34,6 +34,7 @@ def started(training: Trainer, resumed: int | None) -> RunStarted:
         frozen=[n for n, p in model.named_parameters() if not p.requires_grad],
         compile_seconds=training.compile_seconds,
         pretrained=training.pretrained,
+        origin=training.origin,
         shapes={n: list(p.shape) for n, p in model.named_parameters()},
         samples={
             "train": len(data.train),

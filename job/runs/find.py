@@ -71,6 +71,18 @@ def no_run(run: str, store: str | None, where: str, folder: Path = Path()) -> Fa
     return Fault(where, found, rule, remedy or "name its folder, or its store with --store")
 
 
+def reference(run: str, store: str) -> str:
+    """How a spec names a run that a person has named: by its id in this store, or its whole place.
+
+    A run that is not there is named as it was: a run that has begun does not read it again.
+    """
+    ref = find_run(run, store)
+    if ref is None:
+        return run
+    place = open_store(ref.store).url
+    return ref.run if place == open_store(store).url else f"{place}/{ref.run}"
+
+
 def default_stores() -> list[str]:
     """Where to look if no store is named."""
     given = os.environ.get("EVENGRAD_STORE", "")

@@ -46,6 +46,7 @@ from job.spec.model import (
     Ple,
     Pretrained,
     Python,
+    StartFrom,
     Transformer,
 )
 from job.spec.own_code import PythonFile, files_of
@@ -134,6 +135,7 @@ __all__ = [
     "SkillGate",
     "SplitBy",
     "Standardize",
+    "StartFrom",
     "Steps",
     "Task",
     "TorchJD",

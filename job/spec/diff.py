@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from job.errors import Fault
@@ -26,8 +27,12 @@ def differences(specs: Sequence[Any]) -> list[Difference]:
     return [row for row in rows if any(value != row.values[0] for value in row.values)]
 
 
-def change_faults(before: Any, now: Any) -> list[Fault]:
-    """One fault for each value of a spec that is not what the run began with."""
+def change_faults(before: Any, now: Any, ignored: Iterable[str] = ()) -> list[Fault]:
+    """One fault for each value of a spec that is not what the run began with.
+
+    ignored: keys that may differ.
+    """
+    before, now = ({k: v for k, v in each.items() if k not in ignored} for each in (before, now))
     return [
         Fault(
             where,
@@ -40,7 +45,9 @@ def change_faults(before: Any, now: Any) -> list[Fault]:
 
 
 def _way_back(where: str, old: Any) -> str:
-    """How a value becomes again what it was; a run is a control by a flag of the command too."""
+    """How a value becomes again what it was; some are set by a flag of the command too."""
+    if where == "$.extends":
+        return f"add --extend {shlex.quote(str(old))}" if old else "leave out --extend"
     if where != "$.control":
         return "set it back"
     return "add --control" if old else "leave out --control, and control in the spec"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -68,7 +68,9 @@ class Resources(Section):
 class JobSpec(Section):
     """One training job."""
 
-    LATER = ("control",)
+    LATER = ("control", "extends", "label", "notes")
+    ABOUT: ClassVar[frozenset[str]] = frozenset({"schema_", "label", "notes"})
+    """Fields that change nothing of what a run computes, and so not its content's hash."""
     schema_: str | None = Field(default=None, alias="$schema")
     """Path or URL of this file's JSON Schema, for editors."""
     name: Annotated[str, Field(pattern=NAME)]
@@ -98,6 +100,13 @@ class JobSpec(Section):
     control: bool = False
     """The targets are permuted between the samples of each split: the run shows what the job
     measures where there is nothing to learn."""
+    extends: Text | None = None
+    """A run that this one goes on with for longer, named as in model.start_from.run; `--extend`
+    sets it. null: the run begins anew."""
+    label: Annotated[str, Field(min_length=1, max_length=80)] | None = None
+    """A few words by which people know the run; no part of the content's hash."""
+    notes: Text | None = None
+    """What people should know about it; no part of the content's hash."""
 
     @property
     def task_names(self) -> list[str]:
@@ -247,10 +256,23 @@ class JobSpec(Section):
         files, weights = data_files(self.data), self.model.weights
         return files if weights is None else files | {"$.model.weights.path": weights.path}
 
+    @property
+    def named_runs(self) -> dict[str, str]:
+        """Every run that a run begins with, by the JSON path that names it."""
+        start = self.model.start_from
+        named = {"$.extends": self.extends, "$.model.start_from.run": start.run if start else None}
+        if self.extends is not None:  # what it began with is in that run's state
+            del named["$.model.start_from.run"]
+        return {where: run for where, run in named.items() if run is not None}
+
     def canonical(self) -> str:
         """The spec's content as JSON, defaults filled in, keys sorted, `$schema` left out."""
         return json.dumps(self.model_dump(mode="json", exclude={"schema_"}), sort_keys=True)
 
+    def content(self) -> str:
+        """The same without what only people read: label and notes."""
+        return json.dumps(self.model_dump(mode="json", exclude=set(self.ABOUT)), sort_keys=True)
+
     def content_hash(self) -> str:
         """SHA-256 of the content, in hex: the same for two spellings of one spec."""
-        return hashlib.sha256(self.canonical().encode()).hexdigest()
+        return hashlib.sha256(self.content().encode()).hexdigest()

@@ -102,14 +102,47 @@ class Pretrained(Section):
             yield BrokenRule(("path",), "must end in .safetensors", "save it with safetensors")
 
 
+class StartFrom(Section):
+    """A run whose network this one begins with."""
+
+    run: Text
+    """The run's folder, relative to the spec; its id, or <name>/<id>, in this run's store; or
+    s3://bucket/prefix/<name>/<id>."""
+    checkpoint: Annotated[int, Field(ge=0)] | Literal["best", "last"] = "last"
+    """Which of its checkpoints: the best, the newest, or that of a step."""
+    parts: Literal["all"] | Annotated[tuple[Text, ...], Field(min_length=1)] = ("trunk",)
+    """Which of the network's parameters come from it: modules, or patterns of parameters' names;
+    the statistics of normalizations, too. `all`: every one, heads included."""
+    freeze: tuple[Text, ...] = ()
+    """Parameters that do not train, by modules or patterns, besides those of model.freeze."""
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """The parts as patterns."""
+        return ("*",) if isinstance(self.parts, str) else self.parts
+
+
 class Begins(Section):
     """How a network begins."""
 
-    LATER: ClassVar[tuple[str, ...]] = ("weights", "freeze")
+    LATER: ClassVar[tuple[str, ...]] = ("weights", "start_from", "freeze")
     weights: Pretrained | None = None
     """What the network begins with; null: random numbers."""
+    start_from: StartFrom | None = None
+    """A run whose network it begins with; null: none."""
     freeze: tuple[Text, ...] = ()
     """Parameters that do not train, by patterns of their names, such as `trunk.*`."""
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Patterns of all parameters that do not train."""
+        return self.freeze + (self.start_from.freeze if self.start_from else ())
+
+    def rules(self) -> Iterator[BrokenRule]:
+        """A network begins with one thing."""
+        if self.weights is not None and self.start_from is not None:
+            rule = "a network begins with a file or with a run, and weights names a file"
+            yield BrokenRule(("start_from",), rule, "remove one of the two")
 
 
 class Heads(Begins):
@@ -172,6 +205,7 @@ class Conv1d(Heads):
 
     def rules(self) -> Iterator[BrokenRule]:
         """The dilation fits a sequence."""
+        yield from super().rules()
         if self.layers > 24:
             rule = f"{self.layers} layers have a dilation of 2^{self.layers - 1} steps"
             yield BrokenRule(("layers",), rule, "set it to 24 or less")
@@ -213,6 +247,7 @@ class Transformer(Heads):
 
     def rules(self) -> Iterator[BrokenRule]:
         """Each attention head has the same part of the width."""
+        yield from super().rules()
         if self.width % self.heads:
             rule = f"{self.heads} heads do not divide a width of {self.width}"
             yield BrokenRule(("heads",), rule, "choose a divisor of the width")

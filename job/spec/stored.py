@@ -30,15 +30,25 @@ def parse_stored(text: str, where: str) -> JobSpec:
     return parse_spec(text, where)
 
 
+def is_stored(spec: JobSpec, text: str | None) -> bool:
+    """True if the text is the spec as this or an older version stores it, whatever its label."""
+    with suppress(ValueError, RecursionError):
+        content = json.loads(text or "")
+        if isinstance(content, dict):
+            kept = {name: value for name, value in content.items() if name not in spec.ABOUT}
+            return json.dumps(kept, sort_keys=True) in spellings(spec)
+    return False
+
+
 def spellings(spec: JobSpec) -> list[str]:
-    """The canonical text of a spec, as this and as older versions store it."""
-    content = json.loads(spec.canonical())
+    """The content of a spec, as this and as older versions write it."""
+    content = json.loads(spec.content())
     data = content["data"]
     older = OLDER.get(data["kind"], {})
     if any(data[name] != value for name, value in older.items()):
-        return [spec.canonical()]
+        return [spec.content()]
     content["data"] = {name: value for name, value in data.items() if name not in older}
-    return list(dict.fromkeys([spec.canonical(), json.dumps(content, sort_keys=True)]))
+    return list(dict.fromkeys([spec.content(), json.dumps(content, sort_keys=True)]))
 
 
 def has_content(spec: JobSpec, content_hash: str) -> bool:

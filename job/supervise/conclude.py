@@ -110,12 +110,13 @@ def record_failure(
 
 def _end(spec: JobSpec, history: list[Line], reason: Reason, code: int, error: str) -> RunFinished:
     epochs = [e for e in history if e["event"] == "epoch"]
+    last = max((e["epoch"] for e in epochs), default=0)  # a run that extends another begins later
     return RunFinished(
         reason=reason,
         exit_code=code,
-        gates=_gates(spec, history, len(epochs)),
+        gates=_gates(spec, history, last),
         steps=max((e["step"] for e in history if e["event"] == "step"), default=0),
-        epochs=len(epochs),
+        epochs=last,
         seconds=sum(e["seconds"] for e in epochs),
         error=error,
     )

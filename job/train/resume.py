@@ -46,7 +46,7 @@ class Stateful(NamedTuple):
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Take on what `tensors` returned, in this or another process."""
         mine = self.stepper.state_dict()
-        found = {renamed(name): tensor for name, tensor in tensors.items()}
+        found = {named_now(name): tensor for name, tensor in tensors.items()}
         # Older checkpoints hold no scaling, because features were taken as they are.
         found = {name: x for name, x in mine.items() if name.startswith(SCALING)} | found
         self.stepper.load_state_dict({name: found[name] for name in mine})
@@ -66,7 +66,7 @@ class Stateful(NamedTuple):
             torch.cuda.set_rng_state(tensors["generator.cuda"], self.device)
 
 
-def renamed(name: str) -> str:
+def named_now(name: str) -> str:
     """A tensor's name in a checkpoint of this version."""
     for older, now in OLDER_NAMES.items():
         if name.startswith(older):

@@ -60,14 +60,14 @@ class TrainState:
         self,
         names: Sequence[str],
         splits: Mapping[str, Losses],
-        wanted: Iterable[str | None],
+        wanted: Iterable[str],
         own: Mapping[str, bool] = MappingProxyType({}),
     ) -> None:
         """Record the first losses, and the scores and minima after the epoch just finished.
 
         names: the K tasks. wanted: what is watched: a task's validation loss or `<task>.<metric>`,
         whose sign is changed if higher is better; `*` is the mean of all tasks' losses relative to
-        epoch 1, None is ignored. own: by `<task>.<metric>`, whether higher is better, of metrics of
+        epoch 1. own: by `<task>.<metric>`, whether higher is better, of metrics of
         one's own.
         """
         if self.epoch == 1:
@@ -85,7 +85,7 @@ class TrainState:
                 key = watched(name, metric)
                 higher = own[key] if key in own else METRICS[metric].higher_is_better
                 scores[key] = math.nan if value is None else -value if higher else value
-        self.score = {name: scores[name] for name in wanted if name is not None}
+        self.score = {name: scores[name] for name in wanted}
         for name, score in self.score.items():
             if not math.isfinite(score):
                 self.unscored[name] = self.unscored.get(name, 0) + 1

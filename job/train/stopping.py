@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from job.spec import JobSpec
+from job.spec import JobSpec, Plateau
 from job.train.state import TrainState
+
+
+def watched_scores(spec: JobSpec) -> set[str]:
+    """What decides on the best checkpoint, the end and the rate, as scores are named."""
+    train = spec.train
+    on_plateau = train.schedule.task if isinstance(train.schedule, Plateau) else None
+    stop = train.early_stop.watched if train.early_stop else None
+    return {name for name in (spec.checkpoint.watched, stop, on_plateau) if name is not None}
 
 
 def is_over(spec: JobSpec, at: TrainState) -> bool:

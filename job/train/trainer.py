@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
@@ -18,12 +17,12 @@ from torch import Tensor
 from job.data.dataset import Dataset, Split
 from job.distributed.device import prepare_device
 from job.distributed.ranks import ALONE, Ranks, Share
-from job.events import Alarm, Epoch, FinalTest, GateResult
+from job.events import Alarm, Epoch, FinalTest, GateResult, Origin
 from job.events.gates import Verdict
 from job.events.worth import worth
 from job.model.built_in import BuiltIn
 from job.model.losses import TaskLoss
-from job.spec import JobSpec, Plateau
+from job.spec import JobSpec
 from job.spec.training import watched
 from job.train.alarms.of_data import data_alarms
 from job.train.alarms.of_training import (
@@ -47,10 +46,10 @@ from job.train.gradients.ownership import unforeseen
 from job.train.ledger import Ledger, NotFinite
 from job.train.resume import Stateful
 from job.train.state import POSITION, TrainState
-from job.train.stopping import is_over, undecidable
+from job.train.stopping import is_over, undecidable, watched_scores
 from job.train.updates.average import Average
 from job.train.updates.optimizer import set_rate
-from job.train.updates.schedule import note_plateau, schedule_factor
+from job.train.updates.schedule import note_plateau, schedule_factor, steps_per_epoch
 from job.train.yardsticks import Yardsticks
 
 Emit = Callable[[BaseModel], None]
@@ -81,7 +80,7 @@ class Trainer:
         made = build_parts(spec, data, self.device, ranks)
         self.model, self.losses, self.known = made.model, made.losses, made.known
         self.stepper, self.optimizer = made.stepper, made.optimizer
-        self.pretrained = made.pretrained
+        self.pretrained, self.origin = made.pretrained, data.origin
         self.yardsticks = Yardsticks(self.losses, data, spec.train.evaluate)
         train = spec.train
         self.average = None if train.ema is None else Average(self.model, train.ema.decay)
@@ -98,7 +97,7 @@ class Trainer:
         """Parts of a batch."""
         self.effective_batch = train.batch_size * self.parts
         """Samples of an update."""
-        self.batches_per_epoch = math.ceil(len(data.train) / self.effective_batch)
+        self.batches_per_epoch = steps_per_epoch(train, len(data.train))
         self.total_steps = self.batches_per_epoch * spec.train.epochs
         self.compile_seconds = self._compile() if train.compile else None
 
@@ -264,7 +263,7 @@ class Trainer:
         at.remember(
             self.names,
             splits,
-            self._watched,
+            watched_scores(self.spec),
             {
                 watched(task.name, metric.name): metric.higher_is_better
                 for task in self.spec.tasks
@@ -301,14 +300,6 @@ class Trainer:
         """The gradient's noise scale over the epoch's steps; None if no batch had parts."""
         variance, square = self.stepper.noise.tolist()
         return variance / square if square else None
-
-    @property
-    def _watched(self) -> set[str | None]:
-        """What decides on the best checkpoint, the end and the rate, as scores are named."""
-        train = self.spec.train
-        on_plateau = train.schedule.task if isinstance(train.schedule, Plateau) else None
-        stop = train.early_stop.watched if train.early_stop else None
-        return {self.spec.checkpoint.watched, stop, on_plateau}
 
     def _emit_last(self, emit: Emit) -> None:
         """Emit what is measured once, after the last epoch. No earlier line reads the test."""
@@ -369,6 +360,8 @@ class Trainer:
             "classes": self.data.classes,
             "inputs": {name: form.model_dump() for name, form in self.data.forms.items()},
         }
+        if self.origin is not None:
+            values["origin"] = self.origin.model_dump()
         return self._stateful.tensors(), json.loads(to_json(values, inf_nan_mode="strings"))
 
     def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
@@ -379,6 +372,8 @@ class Trainer:
         self.verdict.results = {
             int(i): GateResult.model_validate(r) for i, r in values["gates"].items()
         }
+        if "origin" in values:
+            self.origin = Origin.model_validate(values["origin"])
 
     @property
     def _stateful(self) -> Stateful:

@@ -13,24 +13,25 @@ from job.model.start.names import matched
 WHERE = "$.model.freeze"
 
 
-def frozen_names(patterns: Sequence[str], names: Iterable[str]) -> list[str]:
+def frozen_names(patterns: Sequence[str], names: Iterable[str], where: str = WHERE) -> list[str]:
     """The names of the parameters that patterns freeze.
 
-    Raises InputError if one matches no parameter.
+    where: JSON path of the patterns. Raises InputError if one matches no parameter.
     """
-    return list(matched(dict.fromkeys(patterns, True), list(names), WHERE))
+    return list(matched(dict.fromkeys(patterns, True), list(names), where))
 
 
-def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
+def freeze(model: nn.Module, patterns: Sequence[str], where: str = WHERE) -> None:
     """Exclude parameters from training, by patterns of their names.
 
-    Raises InputError if a pattern matches no parameter, or if nothing is left that trains.
+    where: JSON path of the patterns. Raises InputError if a pattern matches no parameter, or if
+    nothing is left that trains.
     """
-    for name in frozen_names(patterns, (name for name, _ in model.named_parameters())):
+    for name in frozen_names(patterns, (name for name, _ in model.named_parameters()), where):
         model.get_parameter(name).requires_grad_(False)
     if not any(p.requires_grad for p in model.parameters()):
         rule = "no parameter of the network is left that trains"
-        raise InputError([Fault(WHERE, json.dumps(list(patterns)), rule, "remove a pattern")])
+        raise InputError([Fault(where, json.dumps(list(patterns)), rule, "remove a pattern")])
 
 
 def keep_still(model: nn.Module) -> None:

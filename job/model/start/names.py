@@ -18,13 +18,19 @@ NEAR = 3
 def matched(values: Mapping[str, Value], names: Sequence[str], where: str) -> dict[str, Value]:
     """The value of each name, from the first pattern that matches it; others are left out.
 
-    where: JSON path of the patterns. Raises InputError for each pattern that matches no name.
+    The name of a module matches all that is in it. where: JSON path of the patterns. Raises
+    InputError for each pattern that matches no name.
     """
-    unused = [p for p in values if not any(fnmatchcase(name, p) for name in names)]
+    unused = [p for p in values if not any(fits(name, p) for name in names)]
     if unused:
         raise InputError([_unmatched(pattern, names, where) for pattern in unused])
-    first = {name: next((p for p in values if fnmatchcase(name, p)), None) for name in names}
+    first = {name: next((p for p in values if fits(name, p)), None) for name in names}
     return {name: values[pattern] for name, pattern in first.items() if pattern is not None}
+
+
+def fits(name: str, pattern: str) -> bool:
+    """True if a pattern matches a parameter's name, or is a module that the parameter is in."""
+    return fnmatchcase(name, pattern) or name.startswith(f"{pattern}.")
 
 
 def _unmatched(pattern: str, names: Sequence[str], where: str) -> Fault:

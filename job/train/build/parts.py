@@ -12,8 +12,9 @@ from job.distributed.ranks import ALONE, Ranks
 from job.model.built_in import BuiltIn
 from job.model.deep import Deep
 from job.model.losses import TaskLoss
+from job.model.network import Network
 from job.model.start.frozen import freeze
-from job.model.start.pretrained import begin_with
+from job.model.start.pretrained import Source, begin_with
 from job.spec import JobSpec, Python
 from job.train.build.balancer import balancer
 from job.train.build.compiled import check_cut, compiled
@@ -50,10 +51,10 @@ def build_parts(spec: JobSpec, data: Dataset, device: torch.device, ranks: Ranks
             target = data.train.targets[loss.task.name]
             weights = loss.weights(target, data.train.weights.get(loss.task.name))
             model.start_at(loss.task.name, loss.mean_output(target, weights))
-    pretrained: list[str] = []
-    if spec.model.weights is not None:
-        pretrained = begin_with(model, spec.model.weights, data.pretrained)
+    pretrained = _begin(spec, data, model)
     freeze(model, spec.model.freeze)
+    if spec.model.start_from is not None:
+        freeze(model, spec.model.start_from.freeze, "$.model.start_from.freeze")
     train, own = spec.train, balancer(spec, data)
     model = model.to(device)
     known = ownership(model, _some_inputs(spec, data, device), ranks)
@@ -68,6 +69,21 @@ def build_parts(spec: JobSpec, data: Dataset, device: torch.device, ranks: Ranks
     ).to(device)
     update = optimizer.build_optimizer(spec.optimizer, spec.balance, stepper)
     return Parts(cast(BuiltIn | Deep, model), losses, known, stepper, update, pretrained)
+
+
+def _begin(spec: JobSpec, data: Dataset, model: Network) -> list[str]:
+    """Put the tensors into the network that it begins with; returns their names.
+
+    A run's are there only where this training begins, and is not resumed.
+    """
+    weights, start = spec.model.weights, spec.model.start_from
+    if weights is not None:
+        source = Source("$.model.weights", "path", "file", weights.path)
+        return begin_with(model, weights.parts, data.pretrained, source)
+    if start is not None and data.pretrained:
+        source = Source("$.model.start_from", "run", "run", f"run {start.run}")
+        return begin_with(model, start.patterns, data.pretrained, source)
+    return []
 
 
 def check_parts(spec: JobSpec, data: Dataset) -> None:

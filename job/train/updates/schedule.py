@@ -39,6 +39,12 @@ def _scheduled(schedule: spec.Schedule, done: float, epoch: int, falls: int) -> 
             return 1.0
 
 
+def steps_per_epoch(train: spec.Train, samples: int) -> int:
+    """Steps of an epoch over so many training samples."""
+    parts = train.accumulate.steps if train.accumulate else 1
+    return math.ceil(samples / (train.batch_size * parts))
+
+
 def note_plateau(schedule: spec.Schedule, at: TrainState) -> None:
     """Count a fall of the learning rate, if the epoch just finished is one too many."""
     if not isinstance(schedule, spec.Plateau):
