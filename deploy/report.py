@@ -20,12 +20,15 @@ HEAD = 1000
 
 def report(
     runs: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(metavar="RUN...", help="Run ids, name/run id, or folders of local runs."),
-    ],
+    ] = None,
     to: Annotated[Path, typer.Option("--output", "-o", help="The HTML file; - is stdout.")] = Path(
         "report.html"
     ),
+    every: Annotated[
+        bool, typer.Option("--all", help="A table of all runs of the store, instead of RUN...")
+    ] = False,
     store: StoreUrl = None,
     as_json: Json = False,
 ) -> None:
@@ -33,24 +36,53 @@ def report(
 
     An existing file is replaced only if it is a report.
     """
-    from deploy.runs.locate import locate
-    from job.report.page import report as render
-    from job.store import Missing, open_store
-
     _check(to, as_json)
-    refs = [locate(run, store) for run in dict.fromkeys(runs)]
-    try:
-        page = render([(open_store(ref.store), ref.run) for ref in refs])
-    except Missing as missing:
-        raise CommandError(NOT_FOUND, f"{missing}, or it has no event yet") from missing
+    if every == bool(runs):
+        found = "both" if every else "neither"
+        why = f"RUN..., --all: found {found}; a page is of runs or of all; name runs, or give --all"
+        raise CommandError(INVALID, why)
+    page, names = _all(store) if every else _some(runs or [], store)
     if to == STDOUT:
         print(page)
         return
     size = _write(to, page)
     if as_json:
-        print_json({"file": str(to), "bytes": size, "runs": [ref.run for ref in refs]})
+        print_json({"file": str(to), "bytes": size, "runs": names})
     else:
-        log_line(f"{', '.join(ref.run for ref in refs)}: {to}, {size / 1e6:.1f} MB")
+        what = f"{len(names)} runs" if every else ", ".join(names)
+        log_line(f"{what}: {to}, {size / 1e6:.1f} MB")
+
+
+def _some(runs: list[str], store: str | None) -> tuple[str, list[str]]:
+    """The page of some runs, and the runs; raises CommandError, StoreError, InputError."""
+    from deploy.runs.locate import locate
+    from job.report.page import report as render
+    from job.store import Missing, open_store
+
+    refs = [locate(run, store) for run in dict.fromkeys(runs)]
+    try:
+        page = render([(open_store(ref.store), ref.run) for ref in refs])
+    except Missing as missing:
+        raise CommandError(NOT_FOUND, f"{missing}, or it has no event yet") from missing
+    return page, [ref.run for ref in refs]
+
+
+def _all(store: str | None) -> tuple[str, list[str]]:
+    """The page of all runs of a store, and the runs; raises as `_some`."""
+    from job.report.page import list_page
+    from job.runs.find import default_stores
+    from job.runs.rows import read_rows
+    from job.store import open_store
+
+    url = store or next(iter(default_stores()), None)
+    if url is None:
+        why = "--all: found no store; it must be named; give --store or EVENGRAD_STORE"
+        raise CommandError(INVALID, why)
+    opened = open_store(url)
+    rows = read_rows(opened)
+    if not rows:
+        raise CommandError(NOT_FOUND, f"{opened.url} holds no run")
+    return list_page(opened, rows), [row.run for row in rows]
 
 
 def _check(path: Path, as_json: bool) -> None:

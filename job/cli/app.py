@@ -12,6 +12,7 @@ import typer
 from job.cli.compare import compare
 from job.cli.diagnose import diagnose
 from job.cli.evaluate import evaluate
+from job.cli.list import list_runs
 from job.cli.package import package
 from job.cli.predict import predict
 from job.cli.run import run
@@ -48,6 +49,7 @@ for command in (
     run, validate, schema, compare, diagnose, search, predict, evaluate, package
 ):  # fmt: skip
     app.command()(command)
+app.command("list")(list_runs)
 
 
 def main(argv: list[str] | None = None) -> Any:

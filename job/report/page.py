@@ -8,14 +8,16 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from job.events.log import Line
 from job.report.gather import gather
 from job.report.titles import titles
+from job.runs.rows import Row
 from job.spec.diff import differences
 from job.spec.tasks import METRICS
 from job.store import Store
@@ -55,13 +57,44 @@ def page(runs: Sequence[Line]) -> str:
             for where, values in differences([run["spec"] for run in runs])
         ],
     }
-    parts = {
-        "mark": MARK,
-        "title": html.escape(", ".join(run["run"] for run in runs)),
-        "style": _read("uPlot.min.css") + _read("report.css"),
+    library = {
+        "style": _read("uPlot.min.css"),
         "licence": "/*\n" + _read("uPlot.LICENSE") + "*/\n",
         "library": _read("uPlot.iife.min.js"),
-        "script": "".join(_read(name) for name in SCRIPTS),
+    }
+    return made_of(", ".join(run["run"] for run in runs), data, SCRIPTS, library)
+
+
+def list_page(store: Store, rows: Sequence[Row]) -> str:
+    """The page of all runs of a store, in a table that can be sorted."""
+    folder = Path(store.url)
+    data = {
+        "version": VERSION,
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "store": store.url,
+        "rows": [
+            {
+                **row.model_dump(mode="json"),
+                "least": row.least[0] if row.least else None,
+                "link": (folder / row.run / "report.html").as_uri()
+                if row.report and folder.is_absolute()
+                else None,
+            }
+            for row in rows
+        ],
+    }
+    return made_of(f"runs in {store.url}", data, ("dom.js", "list.js"), {})
+
+
+def made_of(title: str, data: Line, scripts: Sequence[str], library: Mapping[str, str]) -> str:
+    """A page of its data and scripts; library: parts of the page that only charts need."""
+    parts = {
+        "mark": MARK,
+        "title": html.escape(title),
+        "style": library.get("style", "") + _read("report.css"),
+        "licence": library.get("licence", ""),
+        "library": library.get("library", ""),
+        "script": "".join(_read(name) for name in scripts),
         "data": embedded(data),
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _read("report.html"))

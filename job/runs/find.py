@@ -9,7 +9,6 @@ from contextlib import suppress
 from pathlib import Path
 
 from job.errors import Fault, InputError
-from job.record.layout import FORM
 from job.record.pods import RunRef
 from job.record.run_index import Kept, RunIndex, folder_of_run
 from job.store import Missing, Store, open_store
@@ -30,10 +29,10 @@ def find_run(run: str, store: str | None = None, folder: Path = Path()) -> RunRe
     InputError.
     """
     if run.startswith("s3://"):
-        root, name, run_id = (*run.rstrip("/").rsplit("/", 2), "", "")[:3]
-        within = FORM.fullmatch(run_id) and "/" in root.removeprefix("s3://") + "/"
-        found = within and holds_run(open_store(root), f"{name}/{run_id}")
-        return RunRef(name=name, run_id=run_id, store=root) if found else None
+        *root, name, run_id = ["", "", *run.removeprefix("s3://").rstrip("/").split("/")]
+        url = "s3://" + "/".join(root[2:])
+        found = len(root) > 2 and holds_run(open_store(url), f"{name}/{run_id}")
+        return RunRef(name=name, run_id=run_id, store=url) if found else None
     if (here := folder_of_run(str(folder / run))) is not None:
         return RunRef(name=here.name, run_id=here.run_id, store=here.root)
     name, _, run_id = run.rpartition("/")
