@@ -53,8 +53,7 @@ def diagnose(
     if fix is not None:
         check_free(fix)
     with show.progress() as tick:
-        data = with_start(load(job, folder), job, None)
-        diagnosis = find_causes(job, data, tick=tick)
+        diagnosis = find_causes(job, with_start(load(job, folder), job, None), tick=tick)
     out, record = Screen(), show.diagnosis_json(diagnosis, raw)
     if not as_json:
         show.print_diagnosis(out, diagnosis, raw)

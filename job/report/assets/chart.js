@@ -38,7 +38,22 @@ const logTicks = (low, high) => {
   return ticks;
 };
 
-// entries: {label, color, dash, width, run, xs (in steps), ys, low and high, flat, text(i)}
+// The mean of the values around each, null where there is none; radius: how many on either side.
+const smoothed = (values, radius) => {
+  const sums = [0], counts = [0];
+  values.forEach((value, i) => {
+    sums.push(sums[i] + (value ?? 0));
+    counts.push(counts[i] + (value === null ? 0 : 1));
+  });
+  return values.map((value, i) => {
+    const from = Math.max(0, i - radius), to = Math.min(values.length, i + radius + 1);
+    return value === null ? null : (sums[to] - sums[from]) / (counts[to] - counts[from]);
+  });
+};
+const SMOOTH = { off: 0, some: 0.01, much: 0.05 };  // the radius, as a share of a curve's length
+
+// entries: {label, color, dash, width, run, xs (in steps), ys, low and high, flat, text(i), by}
+// by: "step" for curves with a value for each step, which are smoothed, and which do not widen an axis that has others
 class Chart {
   constructor(options) {
     Object.assign(this, { height: 190, marks: [], entries: [], unit: "" }, options);
@@ -49,8 +64,8 @@ class Chart {
     });
     this.nothing = h("span", { class: "nothing", hidden: true }, "no data here");
     this.place = h("span", { class: "place" });
-    this.legend = h("div", { class: "legend" }, this.entries.map((entry) => this.button(entry)), this.place);
-    this.element = h("figure", { class: this.wide ? "wide" : "card" }, this.caption, this.holder, this.legend);
+    this.legend = h("div", { class: "legend", style: `--most:${Math.round(this.height * 0.6)}px` }, this.entries.map((entry) => entry.button = this.button(entry)));
+    this.element = h("figure", { class: this.wide ? "wide" : "card" }, this.caption, this.holder, this.place, this.legend);
     CHARTS.push(this);
   }
 
@@ -69,7 +84,9 @@ class Chart {
 
   get whole() { return Math.max(...this.entries.map(({ run }) => lengthOf(run))); }
 
-  get span() { return settings.zoom ?? [0, this.whole]; }
+  get begin() { return Math.min(...this.entries.map(({ run }) => startOf(run))); }
+
+  get span() { return settings.zoom ?? [this.begin, this.whole]; }
 
   draw() {
     const width = this.holder.clientWidth;
@@ -79,10 +96,13 @@ class Chart {
     this.shown = this.entries.filter((entry) => !this.hidden.has(entry));
     for (const entry of this.entries) {
       const per = stepsPer(entry.run);
-      entry.at = entry.flat === undefined ? entry.xs.map((x) => x / per) : [0, this.whole];
+      entry.at = entry.flat === undefined ? entry.xs.map((x) => x / per) : [this.begin, this.whole];
       entry.of = entry.flat === undefined ? entry.ys : [entry.flat, entry.flat];
+      entry.smooth = entry.by === "step" && settings.smooth !== "off" ? smoothed(entry.ys, Math.ceil(entry.ys.length * SMOOTH[settings.smooth])) : null;
       entry.swatch.replaceChildren(swatch(entry, this.stacked?.()));
     }
+    // A level has no place among areas that are stacked.
+    this.legend.replaceChildren(...this.entries.filter(({ flat }) => flat === undefined || !this.stacked?.()).map(({ button }) => button));
     const { data, series, bands, flat = [] } = this.stacked?.() ? this.stack() : this.lines();
     const log = this.log?.();
     this.plot = new uPlot({
@@ -159,9 +179,15 @@ class Chart {
     const fit = log ? (low, high) => [low / 1.15, high * 1.15] : (low, high) => uPlot.rangeNum(low, high, {
       min: { pad: 0.06, soft: 0, mode: 3 }, max: { pad: 0.06, soft: 0, mode: 3 } });
     return { distr: log ? 3 : 1, range: (_, low, high) => {  // of what is visible; a line may leave at an edge
-      const curves = this.shown.filter((entry) => entry.flat === undefined);
-      const all = [low, high, ...curves.flatMap((entry) => this.visible(entry))].filter((value) => value !== null && (!log || value > 0));
-      return all.length ? fit(Math.min(...all), Math.max(...all)) : log ? [0.1, 1] : [0, 1];
+      const known = (value) => value !== null && (!log || value > 0);
+      const curves = this.shown.filter((entry) => entry.flat === undefined), calm = curves.filter((entry) => entry.by === "epoch");
+      const of = (entries) => entries.flatMap((entry) => this.visible(entry)).filter(known);
+      const epochs = of(calm), all = epochs.length ? epochs : [low, high, ...of(curves)].filter(known);
+      if (!all.length) return log ? [0.1, 1] : [0, 1];
+      const [least, most] = [Math.min(...all), Math.max(...all)];
+      // A level line is shown if it is near: one far away would press the curves together.
+      const near = this.shown.map(({ flat }) => flat).filter((flat) => flat !== undefined && known(flat) && flat <= 2 * most && flat >= least / 2);
+      return fit(Math.min(least, ...near), Math.max(most, ...near));
     } };
   }
 
@@ -169,7 +195,8 @@ class Chart {
     const log = this.log?.(), tables = [], series = [], bands = [], flat = [];
     const fit = (values) => log ? values.map((v) => v > 0 ? v : null) : values;
     for (const entry of this.shown) {
-      const at = series.length + 1, common = { stroke: entry.color, points: { show: false }, spanGaps: false };
+      const color = entry.smooth ? faded(entry.color.slice(0, 7), 0.3) : entry.color;  // the raw values stay behind
+      const at = series.length + 1, common = { stroke: color, points: { show: false }, spanGaps: false };
       if (entry.low) {
         tables.push([entry.at, fit(entry.high), fit(entry.low)]);
         const edge = { ...common, width: 0.5, stroke: faded(entry.color, 0.45), points: { show: false } };
@@ -180,15 +207,19 @@ class Chart {
       if (entry.flat !== undefined) flat.push(series.length + 1);
       const few = entry.of.filter((v) => v !== null).length === 1;
       series.push({ ...common, width: entry.width ?? 1.75, dash: entry.dash, points: { show: few, size: 6 } });
+      if (entry.smooth) {
+        tables.push([entry.at, fit(entry.smooth)]);
+        series.push({ ...common, stroke: entry.color, width: 1.5 });
+      }
     }
     return { data: tables.length ? uPlot.join(tables) : [[]], series, bands, flat };
   }
 
   // Stacked areas; the topmost is drawn first, so that each hides what is below it.
   stack() {
-    const parts = this.shown.filter((entry) => entry.of.length);
+    const parts = this.shown.filter((entry) => entry.flat === undefined && entry.of.length);
     const sums = [];
-    parts.forEach((entry, i) => sums.push(entry.of.map((v, j) => v === null ? null : v + (sums[i - 1]?.[j] ?? 0))));
+    parts.forEach((entry, i) => sums.push((entry.smooth ?? entry.of).map((v, j) => v === null ? null : v + (sums[i - 1]?.[j] ?? 0))));
     const series = parts.map((entry) => ({
       stroke: faded(entry.color, 0.9), width: 1, fill: faded(entry.color, 0.55), points: { show: false } }));
     const bands = parts.map((_, i) => ({ series: [i + 1, i] })).slice(1)
@@ -206,7 +237,7 @@ class Chart {
     const x = hovered ? plot.posToVal(left, "x") : null;
     for (const entry of this.entries) {
       const i = hovered ? nearest(entry.at, entry.of, x) : this.last(entry);
-      entry.value.textContent = entry.flat !== undefined ? num(entry.flat) : i < 0 ? NONE : entry.text(i);
+      entry.value.textContent = entry.flat !== undefined ? entry.text?.() ?? num(entry.flat) : i < 0 ? NONE : entry.text(i);
     }
     const unit = settings.axis === "epochs" ? "epochs" : "steps";
     this.place.textContent = hovered ? this.where(x)

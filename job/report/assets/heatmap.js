@@ -39,7 +39,7 @@ class Heatmap {
   // The columns inside the zoom, [first, end]. An epoch's column begins where the epoch before ended.
   get columns() {
     const count = this.values[0].length, each = this.width * this.run.per_epoch / stepsPer(this.run);
-    if (!settings.zoom) return [0, count];
+    if (!settings.zoom) return [Math.min(Math.floor(this.run.first_step / this.run.per_epoch / this.width), count), count];
     const [from, to] = settings.zoom, first = Math.floor(from / each + 1e-9);
     return [Math.min(first, count), Math.min(Math.ceil(to / each - 1e-9), count)];
   }

@@ -6,6 +6,8 @@ const RUNS = DATA.runs, SINGLE = RUNS.length === 1;
 RUNS.forEach((run, i) => {
   run.color = colour(i, RUNS.length);
   run.last_step = run.steps.last || run.attempts.at(-1)?.steps || 1;
+  run.origin = run.attempts.find((attempt) => attempt.origin)?.origin ?? null;
+  run.first_step = run.origin?.kind === "extends" && run.steps.last > run.origin.step ? run.origin.step : 0;
 });
 if (RUNS.every((run) => (run.last_epoch?.epoch ?? 0) < 2)) settings.axis = "steps";
 const TASKS = [...new Set(RUNS.flatMap((run) => Object.keys(run.tasks)))];
@@ -40,12 +42,12 @@ const lossEntries = (run, name) => {
   if (steps) {
     const of = steps.loss_original, grey = SINGLE ? PALETTE[7] : color;
     entries.push(curve(run, run.at_steps, of, num,
-      { label: label("each step"), color: of.low ? grey : faded(grey, 0.55), width: of.low ? 1 : 0.75, off: !SINGLE }));
+      { label: label("each step"), color: of.low ? grey : faded(grey, 0.55), width: of.low ? 1 : 0.75, off: !SINGLE, by: "step" }));
   }
   if (epochs) {
-    entries.push(curve(run, run.at_epochs, epochs.train_loss_original, num, { label: label("training"), color }));
+    entries.push(curve(run, run.at_epochs, epochs.train_loss_original, num, { label: label("training"), color, by: "epoch" }));
     entries.push(curve(run, run.at_epochs, epochs.val_loss_original, num,
-      { label: label("validation"), color: SINGLE ? PALETTE[1] : color, dash: SINGLE ? undefined : [5, 4] }));
+      { label: label("validation"), color: SINGLE ? PALETTE[1] : color, dash: SINGLE ? undefined : [5, 4], by: "epoch" }));
   }
   return entries;
 };
@@ -81,7 +83,7 @@ const lossChart = (name) => {
 
 const shareEntries = (run, field, form) => Object.entries(run.steps.tasks).map(([name, values]) => {
   const of = values[field];
-  return curve(run, run.at_steps, of, form, { label: name, color: taskColour[name] });
+  return curve(run, run.at_steps, of, form, { label: name, color: taskColour[name], by: "step" });
 });
 
 const named = (run, text) => SINGLE ? text : [dot(run), `${run.label}: ${text}`];
@@ -93,8 +95,10 @@ const shareChart = (run) => {
     Object.defineProperties(entry, Object.fromEntries(Object.entries({ low, high }).map(([key, value]) =>
       [key, { get: () => settings.shares === "stacked" ? undefined : value }])));
   }
+  const count = entries.length, even = 1 / count;
+  entries.push({ run, flat: even, label: "even share", color: "#888888", width: 1.25, dash: [2, 3], text: () => pct(even, 1) });
   return new Chart({
-    caption: caption(named(run, run.titles.shares), "", "share of the gradient at z"), label: `${run.label}: gradient shares`,
+    caption: caption(named(run, run.titles.shares), count > 1 ? `an even share is ${pct(even, 1)}` : "", "share of the gradient at z"), label: `${run.label}: gradient shares`,
     kind: "shares", wide: SINGLE, percent: true, height: 260, entries, marks: [marksFor(run)],
     stacked: () => settings.shares === "stacked",
   });
@@ -104,7 +108,7 @@ const weightChart = (run) => new Chart({
   caption: caption(named(run, run.titles.weights), "", "weight, log"), label: `${run.label}: weights`,
   wide: SINGLE, height: 220, log: () => true, marks: [marksFor(run)],
   entries: Object.entries(run.steps.tasks).map(([name, values]) =>
-    curve(run, run.at_steps, values.weight, num, { label: name, color: taskColour[name], width: 1.5 })),
+    curve(run, run.at_steps, values.weight, num, { label: name, color: taskColour[name], width: 1.5, by: "step" })),
 });
 
 const cosineCharts = (run) => {
@@ -114,7 +118,7 @@ const cosineCharts = (run) => {
   const lowest = new Chart({
     caption: caption(named(run, "the lowest cosine of any two tasks at each step"), "", "cosine at z"), wide: SINGLE, height: 140,
     label: `${run.label}: lowest cosine`, marks: [marksFor(run)],
-    entries: [curve(run, run.at_steps, run.steps.cosine_min, (v) => num(v, 3), { label: "lowest", color: PALETTE[3], width: 1 })],
+    entries: [curve(run, run.at_steps, run.steps.cosine_min, (v) => num(v, 3), { label: "lowest", color: PALETTE[3], width: 1, by: "step" })],
   });
   return [heat, lowest.element];
 };
@@ -140,6 +144,7 @@ const build = () => {
   const bar = h("div", { class: "bar" },
     choice("scale", "loss", ["linear", "log"], settings.loss, (value) => { settings.loss = value; redraw((chart) => chart.kind === "loss"); }),
     choice("axis", "axis", ["epochs", "steps"], settings.axis, (value) => { settings.axis = value; zoomTo(null); redraw(); }),
+    choice("smooth", "smooth steps", Object.keys(SMOOTH), settings.smooth, (value) => { settings.smooth = value; redraw(); }),
     h("p", { class: "key" }, KEY.map(([name, text]) => h("span", {}, h("i", { class: `mark ${name}` }), text))),
     h("p", { class: "hint" }, h("span", { class: "by-mouse" }, "Drag over a chart to zoom, double-click to see all."),
       h("span", { class: "by-touch" }, "Spread two fingers on a chart to zoom; one reads values.")));
@@ -149,6 +154,7 @@ const build = () => {
     header(), gates(), differences(), outcome(), tested(), evaluated(), metrics(),
     loss.length ? section("loss", "Loss by task", bar, h("div", { class: "charts" }, loss.map((chart) => chart.element))) : null,
     trained.length ? h("section", { id: "gradients" }, h("div", { class: "head" }, h("h2", {}, "Shares of the gradient"), stacked),
+      h("p", { class: "note" }, "z is the shared representation: what the trunk makes of a sample, from which every head reads. A task\u2019s share is its weight times the norm of its gradient at z, of the sum over all tasks. A task far below the even share, which is 1 / the number of tasks, hardly moves the trunk; an even share is no aim in itself."),
       each((run) => shareChart(run).element)) : null,
     trained.length ? section("weights", "Weights", each((run) => weightChart(run).element)) : null,
     trained.length ? section("cosines", "Do the tasks agree?", each(cosineCharts)) : null,

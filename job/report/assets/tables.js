@@ -19,8 +19,23 @@ const header = () => {
       run.last_epoch ? `${run.last_epoch.epoch} epochs` : null, run.steps.last ? `${whole(run.steps.last)} steps` : null,
       run.finished ? `${duration(run.finished.seconds)} of training` : null, run.attempts.at(-1)?.device,
       run.pods.length ? money(run) : null, run.begun ? `started ${utcTime(run.begun)}` : null,
-    ].filter(Boolean).join(" \u00b7 ")) : null);
+    ].filter(Boolean).join(" \u00b7 ")) : null,
+    SINGLE ? about(run) : null);
 };
+
+// What people have written about a run, and the run that it began with.
+const about = (run) => [
+  run.spec?.label ? h("p", { class: "lead" }, h("b", {}, run.spec.label)) : null,
+  run.spec?.notes ? h("p", { class: "lead written" }, run.spec.notes) : null,
+  run.origin ? h("p", { class: "lead", id: "origin" }, originOf(run.origin)) : null,
+];
+const originOf = ({ kind, run, step, epoch, sha256, averaged, schedule, changed }) => [
+  kind === "extends" ? `Goes on with run ${run} after epoch ${epoch}, step ${whole(step)}; its earlier epochs are in that run\u2019s report. `
+    : `Began with ${averaged ? "the averaged network" : "the network"} of run ${run} at step ${whole(step)}, epoch ${epoch}. `,
+  schedule ? `${schedule[0].toUpperCase()}${schedule.slice(1)}. ` : null,
+  changed?.length ? `Changed: ${changed.join("; ")}. ` : null,
+  h("span", {}, "Checkpoint ", h("code", {}, sha256.slice(0, 12)), "."),
+];
 
 const themes = () => choice("theme", "theme", ["auto", "light", "dark"], "auto", (value) => {
   settings.theme = value;
@@ -72,7 +87,7 @@ const outcome = () => {
   }));
   const when = SINGLE ? `After epoch ${ended[0].last_epoch.epoch}` : "After the last epoch";
   return section("outcome", when, h("p", { class: "note" },
-    "Losses are in original units. Skill is 1 \u2212 loss / loss of the best trivial prediction; it has its standard error. Drop is how much of the loss of epoch 1 is gone, trivial drop how much of it would be gone with the trivial prediction."),
+    "Losses are in original units. Skill is 1 \u2212 loss / loss of the best trivial prediction; it has its standard error. Drop is how much of the loss of epoch 1 is gone, trivial drop how much of it would be gone with the trivial prediction. Share is the task\u2019s part of the gradient at z, the representation that all tasks share; even would be 1 / the number of tasks. Saturated is the share of training elements at which the loss no longer says how wrong a prediction is: beyond Huber\u2019s delta, or wrong where an activation is flat."),
     table(["task", ...columns], rows));
 };
 
@@ -115,6 +130,7 @@ const KEY = [["alarm", "alarm"], ["checkpoint", "checkpoint"], ["resume", "resum
 
 const history = (run) => {
   const { alarms, superseded, resumes, broken } = run.marks, rows = [];
+  if (run.origin?.kind === "extends") rows.push([run.origin.step, "extends", `goes on with run ${run.origin.run}`]);
   const at = (step) => `${whole(step)} (epoch ${(step / run.per_epoch).toFixed(1)})`;
   for (const alarm of alarms) rows.push([alarm.step, alarm.kind.replaceAll("_", " "), alarm.message]);
   for (const step of resumes) rows.push([step, "resume", `resumed after step ${whole(step)}`]);
@@ -143,6 +159,8 @@ const facts = () => {
     "started": (run) => utcTime(run.begun),
     "last event": (run) => utcTime(run.ended),
     "spec": (run) => run.attempts.at(-1)?.spec_hash.slice(0, 12),
+    "label": (run) => run.spec?.label,
+    "began with": (run) => run.origin ? `${run.origin.run}, step ${whole(run.origin.step)}` : null,
     "pods": (run) => run.pods.map((pod) =>
       h("span", { class: "line" }, `${pod.gpu}, ${pod.cloud.toLowerCase()}: ${duration(pod.hours * 3600)} at ${pod.per_hour} USD/h`)),
     "cost": (run) => run.pods.length ? money(run) : "not rented",

@@ -1,18 +1,19 @@
 // The part of the axis that all charts show: settings.zoom, [from, to] in the axis's units, or null for all.
 
-const settings = { axis: "epochs", loss: "linear", shares: "stacked", zoom: null };
+const settings = { axis: "epochs", loss: "linear", shares: "stacked", smooth: "off", zoom: null };
 const CHARTS = [], HEATMAPS = [];
 
 const stepsPer = (run) => settings.axis === "epochs" ? run.per_epoch : 1;
 const lengthOf = (run) => run.last_step / stepsPer(run);
+const startOf = (run) => run.first_step / stepsPer(run);  // of a run that extends another, not 0
 
 // The span moved into the axis, and widened to at least two points of a curve; null for the whole axis.
 const allowed = ([from, to]) => {
-  const end = Math.max(...RUNS.map(lengthOf));
-  const least = Math.min(end, ...RUNS.map((run) => 2 * run.steps.width / stepsPer(run)));
+  const end = Math.max(...RUNS.map(lengthOf)), begin = Math.min(...RUNS.map(startOf));
+  const least = Math.min(end - begin, ...RUNS.map((run) => 2 * run.steps.width / stepsPer(run)));
   const wide = Math.max(to - from, least), middle = (from + to) / 2;
-  const low = Math.max(0, Math.min(end - wide, middle - wide / 2));
-  return wide >= end ? null : [low, low + wide];
+  const low = Math.max(begin, Math.min(end - wide, middle - wide / 2));
+  return wide >= end - begin ? null : [low, low + wide];
 };
 
 const zoomTo = (wanted) => {
