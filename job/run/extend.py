@@ -161,7 +161,7 @@ def schedule_words(before: JobSpec, now: JobSpec, at: TrainState, per_epoch: int
         for train, step in ((before.train, at.step - 1), (now.train, at.step))
     )
     return (
-        f"{schedule} now spans {now.train.epochs} epochs, and goes on from where step "
+        f"the schedule {schedule} now spans {now.train.epochs} epochs, and goes on from where step "
         f"{at.step + 1} lies in them: {begins:.3g} of the learning rate, "
         f"after {was:.3g} at the last step"
     )

@@ -133,7 +133,7 @@ def test_other_data_is_refused(runs: dict[int, Run]) -> None:
     [
         ('"constant"', "the learning rate stays as it is"),
         ('"cosine"', "step 11 lies in them: 0.5 of the learning rate, after 0.0245 at"),
-        ('"one_cycle"', "one_cycle now spans 4 epochs"),
+        ('"one_cycle"', "the schedule one_cycle now spans 4 epochs"),
         ('{"kind": "step", "every": 3}', "falls every 3 epochs of the whole"),
         ('{"kind": "plateau"}', "has fallen 2 times on a plateau"),
     ],

@@ -98,7 +98,7 @@ class Chart {
       const per = stepsPer(entry.run);
       entry.at = entry.flat === undefined ? entry.xs.map((x) => x / per) : [this.begin, this.whole];
       entry.of = entry.flat === undefined ? entry.ys : [entry.flat, entry.flat];
-      entry.smooth = entry.by === "step" && settings.smooth !== "off" ? smoothed(entry.ys, Math.ceil(entry.ys.length * SMOOTH[settings.smooth])) : null;
+      entry.smooth = entry.by === "step" && settings.smooth !== "off" ? smoothed(entry.ys, Math.ceil(entry.ys.filter((v) => v !== null).length * SMOOTH[settings.smooth])) : null;
       entry.swatch.replaceChildren(swatch(entry, this.stacked?.()));
     }
     // A level has no place among areas that are stacked.

@@ -31,7 +31,7 @@ const atEpochs = (run) => {
     run.per_epoch * (i * width + 1 + Math.min(last, (i + 1) * width)) / 2);
 };
 const formatAt = ({ mean, low, high }, form) => (i) =>
-  low ? `${form(mean[i])} (${form(low[i])} to ${form(high[i])})` : form(mean[i]);
+  low && low[i] !== high[i] ? `${form(mean[i])} (${form(low[i])} to ${form(high[i])})` : form(mean[i]);
 const curve = (run, xs, values, form, more) => ({
   run, xs, text: formatAt(values, form), ys: values.mean, low: values.low, high: values.high, ...more });
 
