@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from job.errors import InputError
 from job.spec.faults.strict_json import walk
 from job.spec.read import parse_spec, read_spec, schema
-from job.spec.stored import has_content
+from job.spec.stored import has_content, is_stored
 from tests.support.specs import FULL, TORCHJD, edited, lines, replaced, without
 
 ROOT = Path(__file__).parents[2]
@@ -154,3 +154,60 @@ def test_schema_agrees() -> None:
     ):
         assert not validator.is_valid(bad)
         assert lines(bad)
+
+
+# --- what a run begins with, and what people call it ----------------------------------------------
+
+
+def test_label_and_notes_are_no_content() -> None:
+    """They are stored, and change neither the hash nor whose spec a stored one is."""
+    plain = parse_spec(json.dumps(FULL))
+    named = parse_spec(json.dumps(FULL | {"label": "wide", "notes": "twice as wide"}))
+    assert named.content_hash() == plain.content_hash()
+    assert json.loads(named.canonical()) == json.loads(plain.canonical()) | {
+        "label": "wide",
+        "notes": "twice as wide",
+    }
+    assert is_stored(plain, named.canonical())
+    assert is_stored(named, plain.canonical())
+    longer = FULL | {"train": FULL["train"] | {"epochs": 9}}
+    for other in (json.dumps(longer), "", "[]", "{", None):
+        assert not is_stored(plain, other)
+
+
+def test_what_a_run_begins_with_is_content() -> None:
+    """A run that begins elsewhere is another run; a spec without either keeps its hash."""
+    plain = parse_spec(json.dumps(FULL))
+    start = edited(("model", "start_from"), {"run": "a"})
+    specs = [parse_spec(json.dumps(each)) for each in (start, FULL | {"extends": "a"})]
+    assert len({spec.content_hash() for spec in (plain, *specs)}) == 3
+    assert not {"extends", "label", "notes"} & json.loads(plain.canonical()).keys()
+    assert [spec.named_runs for spec in specs] == [
+        {"$.model.start_from.run": "a"},
+        {"$.extends": "a"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("start", "fault"),
+    [
+        ({"run": ""}, "$.model.start_from.run"),
+        ({"run": "a", "checkpoint": "newest"}, "$.model.start_from.checkpoint"),
+        ({"run": "a", "checkpoint": -1}, "$.model.start_from.checkpoint"),
+        ({"run": "a", "parts": "some"}, "$.model.start_from.parts"),
+        ({"run": "a", "parts": []}, "$.model.start_from.parts"),
+        ({"run": "a", "file": "b"}, "$.model.start_from.file"),
+    ],
+)
+def test_faults_of_start_from(start: dict[str, Any], fault: str) -> None:
+    """Each fault is a line at the field that is wrong."""
+    found = lines(edited(("model", "start_from"), start))
+    assert found
+    assert all(line.startswith(fault) for line in found), found
+
+
+def test_a_network_begins_with_one_thing() -> None:
+    """Not with a file and a run at once."""
+    model = {"start_from": {"run": "a"}, "weights": {"path": "a.safetensors", "sha256": "0" * 64}}
+    [line] = lines(edited(("model",), model))
+    assert line.startswith("$.model.start_from: ")
