@@ -104,7 +104,8 @@ class JobSpec(Section):
     """A run that this one goes on with for longer, named as in model.start_from.run; `--extend`
     sets it. null: the run begins anew."""
     label: Annotated[str, Field(min_length=1, max_length=80)] | None = None
-    """A few words by which people know the run; no part of the content's hash."""
+    """A few words by which people know the run, at most 80 characters; no part of the content's
+    hash."""
     notes: Text | None = None
     """What people should know about it; no part of the content's hash."""
 
