@@ -66,6 +66,7 @@ def test_it_equals_a_run_of_all_epochs(runs: dict[int, Run], nursery: Nursery) -
     assert started["origin"]["changed"] == ["$.train.epochs: 2 → 4"]
 
 
+@pytest.mark.slow
 def test_killed_it_goes_on_without_the_other(
     runs: dict[int, Run], nursery: Nursery, tmp_path: Path
 ) -> None:
