@@ -66,6 +66,7 @@ def moved(content: Json, source: Path, out: Path) -> str:
     content = copy.deepcopy(content)
     spec = parse_spec(json.dumps(content), str(source))
     named = spec.files | {f"{where}.file": own.file for where, own in spec.own_code.items()}
+    named |= {where: run for where, run in spec.named_runs.items() if (here / run).is_dir()}
     for where, path in named.items():
         if "://" not in path and not os.path.isabs(path):
             *sections, last = (key or int(index) for key, index in STEP.findall(where))

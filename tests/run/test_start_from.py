@@ -17,6 +17,7 @@ from job.errors import InputError
 from job.record.run_index import RunIndex
 from job.run.start_from import with_start
 from job.spec import JobSpec
+from job.spec.patch import moved
 from job.spec.read import parse_spec
 from job.store import open_store
 from tests.support.runs import Run
@@ -180,3 +181,13 @@ def test_a_pod_must_be_able_to_read_it(
     found = list(unreadable_runs(spec, source.spec.parent, s3_url, asks))
     assert [each.where for each in found] == ["$.model.start_from.run"] * (fault is not None)
     assert fault is None or fault in str(found[0])
+
+
+def test_a_moved_spec_names_the_same_folder(source: Run, tmp_path: Path) -> None:
+    """An edited spec in another folder leads to the run's folder; an id stays an id."""
+    folder = source.spec.parent
+    for run, expected in (("store/small/s", folder / "store/small/s"), ("s", "s")):
+        content = edited({"model.start_from": {"run": run}})
+        text = json.loads(moved(content, folder / "spec.json", tmp_path / "new.json"))
+        found = text["model"]["start_from"]["run"]
+        assert expected in (found, (tmp_path / found).resolve())
