@@ -121,6 +121,7 @@ def _study(
 ) -> SearchStudy:
     """The study, once spec, space and data have no fault; raises InputError, StoreError."""
     from job.data.dataset import load
+    from job.run.start_from import only_anew
     from job.search.journal import journal_key, open_journal
     from job.search.measurable import check_measurable
     from job.search.objective import Objective
@@ -130,6 +131,7 @@ def _study(
 
     text, folder = read_text(spec), spec.resolve().parent
     base = with_digests(parse_spec(text, str(spec)), folder)
+    only_anew(base)
     dimensions = read_space(space, json.loads(text), folder)
     wanted = Objective.of(objective, base)
     named = re.sub(r"[^a-z0-9]+", "-", space.stem.lower()).strip("-") if name is None else name
