@@ -17,9 +17,9 @@ from job.export.metrics import EventMetrics, Metric, MetricExtractor
 from job.export.new_file import new_file
 from job.record.document import Damaged
 from job.record.history import stream_history
-from job.record.run_index import find_run, folder_of_run
+from job.runs.find import LOCAL, default_stores, find_run
 from job.show.printable import printable
-from job.store import Store, StoreError, open_store
+from job.store import Missing, Store, StoreError, open_store
 
 if TYPE_CHECKING:
     from job.export.table import MetricsTable
@@ -65,9 +65,10 @@ def export(
     """Write the files that are asked for; users read HELP."""
     if not (tensorboard or parquet or csv):
         raise typer.BadParameter("choose at least one of --tensorboard, --parquet and --csv")
-    here = folder_of_run(run) if store is None else None
-    where = open_store(here.root if here else store or "runs")
-    name = here.run if here else find_run(where, run)
+    found = find_run(run, store)
+    if found is None:
+        raise Missing(f"{store or ' and '.join(default_stores()) or LOCAL} holds no run {run}")
+    where, name = open_store(found.store), found.run
     for path in write(where, name, to, tensorboard, parquet, csv, superseded):
         print(path)
 

@@ -18,7 +18,7 @@ from job.events import RunFinished
 from job.record.document import HIGHEST_EPOCH, Contents, Document, Fenced
 from job.record.layout import CHECKPOINT, CHECKPOINT_FILES
 from job.record.result import Result, result_of
-from job.store import Missing, Store
+from job.store import Store
 
 
 class Kept(BaseModel):
@@ -147,17 +147,6 @@ def folder_of_run(path: str) -> LocalRun | None:
         return None
     *root, name, run_id = Path(path).resolve().parts
     return LocalRun(str(Path(*root)), name, run_id)
-
-
-def find_run(store: Store, run: str) -> str:
-    """The `<name>/<run id>` of a run in the store; raises Missing."""
-    if "/" in run:
-        return run
-    for entry in store.list():
-        parts = entry.key.split("/")
-        if len(parts) == 3 and parts[1:] == [run, "latest.json"]:
-            return f"{parts[0]}/{run}"
-    raise Missing(f"{store.url} holds no run {run}")
 
 
 def delete_checkpoint(store: Store, run: str, folder: str) -> None:

@@ -313,7 +313,7 @@ class TestCommand:
             ((RUN, "--to", "x"), 2, "choose at least one of --tensorboard, --parquet and --csv"),
             ((RUN, "--csv"), 2, "Missing option '--to'"),
             (("nobody", "--to", "x", "--csv"), 1, "holds no run nobody"),
-            (("no/body", "--to", "x", "--csv"), 1, "has no run no/body"),
+            (("no/body", "--to", "x", "--csv"), 1, "holds no run no/body"),
         ],
     )
     def test_wrong_usage(

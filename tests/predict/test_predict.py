@@ -445,7 +445,7 @@ def test_checkpoints(tmp_path: Path, features: Array) -> None:
         predictor = load(place_, checkpoint=wanted)
         assert predictor.origin.kept.step == step
         assert predictor.notes == []
-    with pytest.raises(InputError, match=f"the run has checkpoints of steps .*{steps[0]}"):
+    with pytest.raises(InputError, match=f"it holds the steps .*{steps[0]}"):
         load(place_, checkpoint="7000")
 
 
