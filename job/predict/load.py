@@ -86,7 +86,10 @@ def check_code(spec: JobSpec, folder: Path, paths: Collection[str]) -> None:
 
 
 def _forms(spec: JobSpec, folder: Path, found: Restored, where: str) -> dict[str, InputForm]:
-    """By input, how the training split had it; of an older checkpoint, from the data itself."""
+    """By input, how the training split had it, in the order in which the network joins them.
+
+    The stored spec sorts its keys. Of an older checkpoint from the data itself.
+    """
     kept = found.manifest.values.get("inputs")
     if kept is None:
         return load_data(spec, folder).forms
@@ -99,14 +102,13 @@ def _forms(spec: JobSpec, folder: Path, found: Restored, where: str) -> dict[str
 def _encoders(
     spec: JobSpec, forms: Mapping[str, InputForm], found: Restored, where: str
 ) -> dict[str, Encoder]:
-    """By input; none of bars."""
+    """By input, in the order of their forms; none of bars."""
     if not isinstance(spec.data, Arrays):
         return {}
     levels: dict[str, Any] = found.manifest.values.get("levels", {})
     try:
         return {
-            name: forms[name].encoder(name, about, levels)
-            for name, about in spec.data.named.items()
+            name: form.encoder(name, spec.data.named[name], levels) for name, form in forms.items()
         }
     except KeyError as error:
         raise Damaged(f"{where} is damaged: it lacks the levels of {error}") from None

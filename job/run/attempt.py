@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from job.checkpoint.restore import Restored, restore
 from job.distributed.device import device_fault
 from job.env import liveness_path
+from job.errors import InputError
 from job.events import Alarm, Superseded
 from job.events.log import Sink
 from job.exit_codes import FAILED
@@ -84,7 +85,7 @@ class RunAttempt:
                 end = End("failed", FAILED, str(fault))
             except (UploadFailed, StoreError) as fault:
                 end = End("upload_failed", FAILED, str(fault), final=False)
-            except Damaged as fault:
+            except (Damaged, InputError) as fault:
                 end = End("failed", FAILED, str(fault), final=False)
             except Exception as fault:
                 failed = device_fault(fault)
@@ -150,9 +151,15 @@ class RunAttempt:
         return wanted and self.training.origin is None
 
     def _load(self, found: Restored) -> None:
-        """Give a checkpoint's state to the trainer; raises Damaged if it is not this trainer's."""
+        """Give a checkpoint's state to the trainer.
+
+        Raises Damaged if it is not this trainer's, InputError if the spec's inputs are in another
+        order.
+        """
         try:
             self.training.restore(found.tensors, found.manifest.values)
+        except InputError:  # the spec's, not the checkpoint's
+            raise
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as fault:
             what = f"{type(fault).__name__}: {fault}".splitlines()[0]
             raise Damaged(f"{found.kept.folder} holds no state of this trainer: {what}") from fault

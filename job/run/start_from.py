@@ -120,6 +120,11 @@ def _misfits(
     in_trunk = [name.startswith("trunk.") for name in taken]
     pairs = []
     if any(in_trunk):
+        order, ours = values.get("inputs"), list(data.inputs)
+        if order is not None and list(order) != ours and sorted(order) == sorted(ours):
+            rule = f"the network of that run joins the inputs in the order {', '.join(order)}"
+            remedy = "list them so, or leave the trunk out of parts"
+            yield Fault("$.data.inputs", ", ".join(ours), rule, remedy)
         pairs.append(("categories", values.get("levels", {}), data.levels, "the trunk"))
     if not all(in_trunk):
         pairs.append(("classes", values.get("classes", {}), data.classes, "the heads"))

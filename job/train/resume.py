@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from job.data.encoding.input_info import FEATURES
+from job.errors import Fault, InputError
 from job.train.ledger import Ledger
 from job.train.step import Stepper
 from job.train.updates.average import Average
@@ -19,6 +21,19 @@ OLDER_NAMES = {
     "model.trunk.lstm.": "model.trunk.encoder.lstm.",
 }
 """How names begin in checkpoints of older versions, and in those of this one."""
+
+
+def check_order(values: Mapping[str, Any], now: Sequence[str]) -> None:
+    """Raise InputError if a checkpoint's network joins its inputs in another order than this one's.
+
+    values: of its manifest; older ones do not say. The weights of an input would meet another one.
+    The content of a spec is the same in any order, as is its stored form, which sorts its keys.
+    """
+    before = values.get("inputs", now)
+    if list(before) != list(now):
+        rule = f"the checkpoint's network joins them in the order {', '.join(before)}"
+        remedy = "list them so in the spec"
+        raise InputError([Fault("$.data.inputs", ", ".join(now), rule, remedy)])
 
 
 class Stateful(NamedTuple):

@@ -44,7 +44,7 @@ from job.train.evaluate import Batch, Losses, batches, evaluate
 from job.train.gradients.elements import Part
 from job.train.gradients.ownership import unforeseen
 from job.train.ledger import Ledger, NotFinite
-from job.train.resume import Stateful
+from job.train.resume import Stateful, check_order
 from job.train.state import POSITION, TrainState
 from job.train.stopping import is_over, undecidable, watched_scores
 from job.train.updates.average import Average
@@ -365,7 +365,8 @@ class Trainer:
         return self._stateful.tensors(), json.loads(to_json(values, inf_nan_mode="strings"))
 
     def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        """Continue from what `state` returned, in this or another process."""
+        """Continue from what `state` returned, in this or another process. Raises InputError."""
+        check_order(values, list(self.data.forms))
         self._stateful.restore(tensors)
         self.ledger.count = values["steps_in_means"]
         self.at = POSITION.validate_python(values["position"])
