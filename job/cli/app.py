@@ -55,7 +55,8 @@ app.command("list")(list_runs)
 def main(argv: list[str] | None = None) -> Any:
     """Run a command; each fault of the user is one line on stderr, with exit code 2.
 
-    A run that cannot be claimed or stored is one line, with exit code 1. A rank under torchrun
+    A run that cannot be claimed or stored, or a file that cannot be written, is one line, with
+    exit code 1. A rank under torchrun
     relays its exit code (job.run.exit_relay).
     """
     with relaying(os.environ):
@@ -83,6 +84,10 @@ def _command(argv: list[str] | None) -> Any:
         reason = printable(f"{type(error).__name__}: {error}".splitlines()[0])
         print(f"evengrad: the device or its memory failed: {reason}", file=sys.stderr)
         sys.exit(FAILED if liveness_path(os.environ) is None else DEVICE_FAILED)
+    except OSError as error:
+        reason = printable(f"{error.filename or 'this machine'}: {error.strerror or error}")
+        print(f"evengrad: {reason}", file=sys.stderr)
+        sys.exit(FAILED)
     except InputError as error:
         for fault in error.faults:
             print(fault, file=sys.stderr)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from job.data.arrays import read_arrays
 from job.data.bars import read_bars
+from job.data.chunks.read import no_rows
 from job.data.content import is_table, missing_name, read_content
 from job.data.dataset import Split, labelled_split
 from job.data.encoding.input_info import FEATURES
@@ -41,6 +42,8 @@ def read_split(predictor: Predictor, source: str, folder: Path) -> Split:
             predictor.forms[name].check(name, encoder.about, content.inputs[name], source)
         samples = encoded_samples(spec, content, predictor.encoders, skipped)
         predictor.skipped.update(skipped)
+    if not len(samples.starts):
+        raise no_rows(source)
     return labelled_split(spec, samples, predictor.classes)
 
 
