@@ -109,16 +109,21 @@ def runs_near(path: Path) -> list[Path]:
 
 
 def _job_name(store: Store, name: str, run_id: str) -> str | None:
-    """The name of the run's job; None if the store does not hold the run."""
+    """The name of the run's job; None if the store does not hold the run.
+
+    Raises InputError if several jobs have a run of that id.
+    """
     if "/" in name or not run_id:
         return None
     if name:
         return name if holds_run(store, f"{name}/{run_id}") else None
-    for entry in store.list():
-        parts = entry.key.split("/")
-        if len(parts) == 3 and parts[1] == run_id and parts[2] in (INDEX, "pods.json"):
-            return parts[0]
-    return None
+    keys = (entry.key.split("/") for entry in store.list())
+    names = {k[0] for k in keys if len(k) == 3 and k[1] == run_id and k[2] in (INDEX, "pods.json")}
+    if len(names) > 1:
+        found = f"runs of {len(names)} jobs: {', '.join(sorted(names)[:MOST_NAMED])}"
+        remedy = f"name it with its job: {min(names)}/{run_id}"
+        raise InputError([Fault(run_id, found, "an id must name one run", remedy)])
+    return next(iter(names), None)
 
 
 def choose_checkpoint(index: RunIndex, which: str | int, run: str, where: str) -> Kept:

@@ -58,3 +58,15 @@ def test_checkpoints() -> None:
     empty = without.model_copy(update={"checkpoints": []})
     with pytest.raises(InputError, match="it holds none"):
         choose_checkpoint(empty, "last", "run r", "$")
+
+
+def test_an_id_of_several_jobs(tmp_path: Path) -> None:
+    """It names none of them; with its job it names one."""
+    store = open_store(str(tmp_path))
+    for job in ("img", "people"):
+        store.put(f"{job}/r1/latest.json", b"{}")
+    with pytest.raises(InputError, match=r"r1: found runs of 2 jobs: img, people; .* img/r1"):
+        find_run("r1", str(tmp_path))
+    found = find_run("people/r1", str(tmp_path))
+    assert found is not None
+    assert found.run == "people/r1"
