@@ -8,8 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from optuna.storages import JournalStorage
-from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
+from optuna.storages.journal import (
+    BaseJournalBackend,
+    JournalFileBackend,
+    JournalFileSymlinkLock,
+)
 
+from job.record.document import Damaged
 from job.store import Conflict, Missing, Store, open_store
 from job.store.directory import DirectoryStore
 
@@ -23,15 +28,36 @@ def open_journal(store: Store | str, key: str) -> JournalStorage:
     """The journal as a storage of Optuna's.
 
     store: the store, or its URL. In a directory it is the file that Optuna writes itself. Raises
-    StoreError, InputError.
+    StoreError, InputError, Damaged.
     """
     if isinstance(store, str):
         store = open_store(store)
+    journal = StoreJournal(store, key)
     if not isinstance(store, DirectoryStore):
-        return JournalStorage(StoreJournal(store, key))
+        journal.check()
+        return JournalStorage(journal)
     path = Path(store.root, key)
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_file():
+        _cut_torn_end(path)
+    journal.check()
     return JournalStorage(JournalFileBackend(str(path)))
+
+
+def _cut_torn_end(path: Path) -> None:
+    """Cut off a last line that has no end.
+
+    A power cut leaves one: its entry was not yet written, and the next one would be glued to it.
+    """
+    if path.read_bytes()[-1:] in (b"", b"\n"):
+        return
+    lock = JournalFileSymlinkLock(str(path))
+    lock.acquire()  # another search may be writing that line
+    try:
+        with path.open("r+b") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
+    finally:
+        lock.release()
 
 
 class StoreJournal(BaseJournalBackend):
@@ -48,6 +74,15 @@ class StoreJournal(BaseJournalBackend):
         """The entries from a number on; raises StoreError."""
         data, _ = self._read()
         return [json.loads(line) for line in data.splitlines()[log_number_from:]]
+
+    def check(self) -> None:
+        """Raises Damaged if a line is no entry of a journal, and StoreError."""
+        data, _ = self._read()
+        for number, line in enumerate(data.splitlines(), 1):
+            if not _is_entry(line):
+                place = f"{self.store.url}/{self.key}, line {number}"
+                remedy = "put a copy back, or give --study another name; the runs are untouched"
+                raise Damaged(f"{place}: it is no entry of a study's journal; {remedy}")
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Append entries, after those that other processes append meanwhile; raises StoreError."""
@@ -68,3 +103,11 @@ class StoreJournal(BaseJournalBackend):
             return self.store.get(self.key)
         except Missing:
             return b"", None
+
+
+def _is_entry(line: bytes) -> bool:
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return False
+    return isinstance(entry, dict) and {"op_code", "worker_id"} <= entry.keys()

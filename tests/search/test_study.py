@@ -14,12 +14,13 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from job.errors import InputError
+from job.record.document import Damaged
 from job.search.journal import StoreJournal, open_journal
 from job.search.objective import Objective
 from job.search.space import read_space
 from job.search.study import AS_IT_IS, Pruner, SearchStudy
 from job.spec.read import read_spec
-from job.store import Store
+from job.store import Store, open_store
 from tests.support.tiny_job import write
 
 CONTENT = {
@@ -66,6 +67,28 @@ class TestJournal:
         )
         assert again.trials == read.trials
 
+    def test_a_torn_end(self, tmp_path: Path) -> None:
+        """What a power cut leaves of a last line is cut off; the study goes on, and so does it the
+        next time."""
+        store = open_store(tmp_path)
+        optuna.create_study(storage=open_journal(store, "small/s.journal"), study_name="s").ask()
+        path = tmp_path / "small/s.journal"
+        whole = path.read_bytes()
+        path.write_bytes(whole + b'{"op_code":4,"wor')
+        open_journal(store, "small/s.journal")
+        assert path.read_bytes() == whole
+
+    @pytest.mark.parametrize("line", [b"{", b"\xff\xfe", b'{"a": 1}', b"3"])
+    def test_a_damaged_one(self, store: Store, line: bytes) -> None:
+        """Is refused in a line that names it and its line, and stays as it is."""
+        optuna.create_study(storage=open_journal(store, "small/s.journal"), study_name="s").ask()
+        data, etag = store.get("small/s.journal")
+        damaged = line + b"\n" + data
+        store.put_if_match("small/s.journal", damaged, etag)
+        with pytest.raises(Damaged, match=r"small/s.journal, line 1: .* --study another name"):
+            open_journal(store, "small/s.journal")
+        assert store.get("small/s.journal").data == damaged
+
     def test_two_writers_lose_nothing(self, store: Store) -> None:
         """Each entry of either is there once, in its writer's order, and none is cut."""
 
@@ -95,6 +118,15 @@ class TestTrials:
         assert first.user_attrs[AS_IT_IS]
         made = study(tmp_path / "other", edits={"optimizer": {"lr": 0.5}})
         assert AS_IT_IS not in made.ask().user_attrs
+
+    def test_its_label(self, tmp_path: Path) -> None:
+        """Says which trial of which study a run is, and changes nothing of its content."""
+        made = study(tmp_path)
+        made.ask()
+        trial = made.ask()
+        bare, spec = made.space.spec(trial.params), made.spec(trial)
+        assert (bare.label, spec.label) == (None, "trial 1 of s")
+        assert spec.content_hash() == bare.content_hash()
 
     def test_proposals_do_not_depend_on_interruptions(self, tmp_path: Path) -> None:
         """A study that a new process opens before each trial proposes what one process does, in
