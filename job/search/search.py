@@ -92,7 +92,7 @@ class Search:
     def _begin(self, trial: Trial) -> None:
         study = self.study
         try:
-            spec = study.space.spec(trial.params)
+            spec = study.spec(trial)
         except InputError as error:
             self._failed(trial, str(error.faults[0]))
             return

@@ -24,6 +24,9 @@ STEP = re.compile(r"""\.?([A-Za-z_$][\w$-]*)|\[(\d+)\]|\["([^"]+)"\]|\[([\w-]+)\
 """A step of a path: a key, an index, a quoted key, or the name of an item of a list."""
 FIXED = {
     "name": "it names the folder of all trials",
+    "label": "it says which trial a run is",
+    "notes": "nothing depends on it",
+    "extends": "a trial trains anew",
     "seed": "the best of several seeds is luck; `python -m job compare --seeds` measures it",
 }
 """Values of a spec that no search sets, and why."""
@@ -173,6 +176,7 @@ def read_space(path: Path, raw: Json, folder: Path) -> Space:
     for name, entry in content.items():
         try:
             dimensions.append(_checked(bare, name, entry))
+            _check_overridden(dimensions)
         except InputError as error:
             faults += [replace(f, where=f"{path}: {f.where}") for f in error.faults[:1]]
     if faults:
@@ -211,6 +215,16 @@ def _try(space: Space, dimension: Dimension, value: Any) -> None:
     except (LookupError, TypeError, AttributeError):
         rule, remedy = "a path leads through the spec's sections", "name a value of the spec"
         raise InputError([Fault(dimension.name, "no such place", rule, remedy)]) from None
+
+
+def _check_overridden(dimensions: Sequence[Dimension]) -> None:
+    """Raises InputError if the last one sets a value again that one before it has set."""
+    *before, last = dimensions
+    for each in before:
+        if each.keys[: len(last.keys)] == last.keys:
+            rule = f"it would undo what {each.name} sets"
+            remedy = "remove one of them, or move the longer path behind the shorter one"
+            raise InputError([Fault(last.name, "a path that comes too late", rule, remedy)])
 
 
 def _keys(name: str, raw: Json) -> tuple[str | int, ...]:

@@ -105,6 +105,14 @@ class SearchStudy:
         """The id of a trial's run."""
         return f"{self.name}-{number:03d}"
 
+    def spec(self, trial: Trial) -> JobSpec:
+        """The spec of a trial, labelled with where it comes from.
+
+        Raises InputError if the trial's values do not go together.
+        """
+        spec = self.space.spec(trial.params)
+        return spec.model_copy(update={"label": f"trial {trial.number} of {self.name}"})
+
     # --- what trials tell -------------------------------------------------------------------------
 
     def is_hopeless(self, trial: Trial, epoch: int, skills: Skills) -> bool:

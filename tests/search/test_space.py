@@ -64,6 +64,14 @@ def test_choices_of_any_values(tmp_path: Path) -> None:
     assert made.spec_values(values) == {"train.batch_size": 4, "balance": balances[1]}
 
 
+def test_a_value_within_a_section(tmp_path: Path) -> None:
+    """Behind the choices of a section, a path that leads into it sets its value there."""
+    sections = [{"kind": "adamw"}, {"kind": "adamw", "weight_decay": 0.5}]
+    made = space(tmp_path, {"optimizer": {"choices": sections}, "optimizer.lr": LR})
+    spec = made.spec({"optimizer": json.dumps(sections[1]), "optimizer.lr": 0.02})
+    assert (spec.optimizer.weight_decay, spec.optimizer.lr) == (0.5, 0.02)
+
+
 @pytest.mark.parametrize(
     ("content", "edits", "expected"),
     [
@@ -94,6 +102,16 @@ def test_the_values_of_the_spec_as_it_is(
         ({"tasks[up].outputs": {"low": 1, "high": 2}}, 'tasks[up].outputs: found "up"; there are'),
         ({"name.x": {"low": 1, "high": 2}}, "name.x: found a value that is not searched"),
         ({"seed": {"low": 1, "high": 2}}, "seed: found a value that is not searched; the best of"),
+        ({"label": {"choices": ["a", "b"]}}, "label: found a value that is not searched; it says"),
+        ({"extends": {"choices": ["a"]}}, "extends: found a value that is not searched; a trial"),
+        (
+            {"optimizer.lr": LR, "$.optimizer.lr": LR},
+            "$.optimizer.lr: found a path that comes too late; it would undo what optimizer.lr",
+        ),
+        (
+            {"optimizer.lr": LR, "optimizer": {"choices": [{"lr": 0.1}]}},
+            "optimizer: found a path that comes too late; it would undo what optimizer.lr sets",
+        ),
         ({"a b": {"low": 1, "high": 2}}, 'a b: found " b"; a path is keys and indexes'),
         ({"": {"low": 1, "high": 2}}, '"": found no key'),
         ({"optimizer.lr": 3}, 'optimizer.lr: found 3; each value has {"low"'),
