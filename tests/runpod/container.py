@@ -80,8 +80,11 @@ class Container(threading.Thread):
         self._folder = host.folder / pod.id
         self._folder.mkdir(parents=True, exist_ok=True)
 
-    def end(self, grace: float) -> None:
-        """Have it end for good; without a SIGTERM where no grace is given. Does not wait."""
+    def end(self, grace: float | None) -> None:
+        """Have it end for good; without a SIGTERM where the grace is 0. Does not wait.
+
+        grace: None for that of the host, whatever it is by then.
+        """
         self._grace = grace
         self._over.set()
 

@@ -136,7 +136,7 @@ class SimulatedPod:
 
     def stop(self) -> None:
         """Release its GPU; the processes have their grace."""
-        self._end("EXITED", self._host.timing.grace)
+        self._end("EXITED")
 
     def restart(self) -> None:
         """Start its container again, in place."""
@@ -144,7 +144,7 @@ class SimulatedPod:
 
     def terminate(self) -> None:
         """Delete it; the processes have their grace."""
-        self._end("TERMINATED", self._host.timing.grace)
+        self._end("TERMINATED")
 
     def die(self, how: Death) -> None:
         """Its host dies; returns when nothing runs any more."""
@@ -161,7 +161,7 @@ class SimulatedPod:
         self._container.end(grace=0)
         self._container.join()
 
-    def _end(self, status: str, grace: float) -> None:
+    def _end(self, status: str, grace: float | None = None) -> None:
         with self._lock:
             if self.gone:
                 return
