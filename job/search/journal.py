@@ -38,6 +38,8 @@ def open_journal(store: Store | str, key: str) -> JournalStorage:
         return JournalStorage(journal)
     path = Path(store.root, key)
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise Damaged(f"{path} is a folder, and a study's journal is a file; name another --study")
     if path.is_file():
         _cut_torn_end(path)
     journal.check()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from typing import Literal
 
 import numpy as np
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import TPESampler
 from optuna.study import StudyDirection
@@ -114,6 +116,7 @@ class SearchStudy:
         return spec.model_copy(update={"label": f"trial {trial.number} of {self.name}"})
 
     # --- what trials tell -------------------------------------------------------------------------
+    # Another search of the study may have ended a trial meanwhile; then it stays as that left it.
 
     def is_hopeless(self, trial: Trial, epoch: int, skills: Skills) -> bool:
         """Report the skills after an epoch; True if the trial is to end now, and is pruned.
@@ -123,25 +126,28 @@ class SearchStudy:
         if not self.objective.single:
             return False
         (value,) = self.objective.values(skills)
-        if math.isnan(value):
-            return False
-        if epoch not in self.frozen(trial.number).intermediate_values:
-            trial.report(value, epoch)
-        if not trial.should_prune():
-            return False
-        self._note(trial, skills)
-        self.study.tell(trial.number, state=TrialState.PRUNED)
-        return True
+        so_far = self.frozen(trial.number)
+        if math.isnan(value) or so_far.state.is_finished():
+            return so_far.state == TrialState.PRUNED
+        with suppress(UpdateFinishedTrialError):
+            if epoch not in so_far.intermediate_values:
+                trial.report(value, epoch)
+            if trial.should_prune():
+                self._note(trial, skills)
+                self.study.tell(trial.number, state=TrialState.PRUNED, skip_if_finished=True)
+        return self.frozen(trial.number).state == TrialState.PRUNED
 
     def complete(self, trial: Trial, skills: Skills, errors: Skills) -> None:
         """Record what a trial that trained to its end has shown; no value may be missing."""
-        self._note(trial, skills, errors)
-        self.study.tell(trial.number, self.objective.values(skills))
+        with suppress(UpdateFinishedTrialError):
+            self._note(trial, skills, errors)
+            self.study.tell(trial.number, self.objective.values(skills), skip_if_finished=True)
 
     def fail(self, trial: Trial, why: str) -> None:
         """Record that a trial failed, and why in one line."""
-        trial.set_user_attr(WHY, why)
-        self.study.tell(trial.number, state=TrialState.FAIL)
+        with suppress(UpdateFinishedTrialError):
+            trial.set_user_attr(WHY, why)
+            self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
 
     def frozen(self, number: int) -> FrozenTrial:
         """A trial as the study has it."""

@@ -89,6 +89,12 @@ class TestJournal:
             open_journal(store, "small/s.journal")
         assert store.get("small/s.journal").data == damaged
 
+    def test_a_folder_in_its_place(self, tmp_path: Path) -> None:
+        """Is refused in a line."""
+        (tmp_path / "small/s.journal").mkdir(parents=True)
+        with pytest.raises(Damaged, match=r"s\.journal is a folder"):
+            open_journal(open_store(tmp_path), "small/s.journal")
+
     def test_two_writers_lose_nothing(self, store: Store) -> None:
         """Each entry of either is there once, in its writer's order, and none is cut."""
 
@@ -206,6 +212,21 @@ class TestTrials:
             TrialState.FAIL, "the loss of task a is inf",
         )  # fmt: skip
         assert study(tmp_path).unfinished == []
+
+    def test_two_searches_of_a_trial(self, tmp_path: Path) -> None:
+        """What the first to end it has recorded stays, whatever the other one finds."""
+        one = study(tmp_path)
+        trial = one.ask()
+        other = study(tmp_path)
+        (same,) = other.unfinished
+        one.complete(trial, skills(0.5), skills(0.1))
+        assert not other.is_hopeless(same, 1, skills(0.2))
+        other.complete(same, skills(0.4), {})
+        other.fail(same, "it was killed")
+        found = study(tmp_path).frozen(0)
+        assert (found.state, found.value) == (TrialState.COMPLETE, 0.5)
+        assert (found.user_attrs["skill"], found.intermediate_values) == (skills(0.5), {})
+        assert "error" not in found.user_attrs
 
     @pytest.mark.parametrize(
         ("changes", "what"),
