@@ -11,7 +11,7 @@ import typer
 
 from job.cli.arguments import Json, Spec
 from job.errors import Fault, InputError
-from job.exit_codes import FAILED, FINDINGS, PASSED
+from job.exit_codes import FAILED, FINDINGS, INTERRUPTED, PASSED
 from job.spec.patch import applied, moved
 from job.spec.read import parse_spec, read_text, with_digests
 
@@ -36,7 +36,8 @@ def diagnose(
 
     Findings come in the order in which one hides the next; each has its evidence, a remedy as JSON
     Patch (RFC 6902) of the spec, and its effect in a probe. Exit codes: 0 nothing found; 7
-    something found; 1 failed, or a fixed run of --verify did; 2 invalid spec, data or usage.
+    something found, or a task without validation skill; 75 interrupted before anything was found;
+    1 failed, or a fixed run of --verify did; 2 invalid spec, data or usage.
     """
     from job.data.dataset import load
     from job.diagnose import show
@@ -52,19 +53,21 @@ def diagnose(
     only_anew(job)
     if fix is not None:
         check_free(fix)
-    with show.progress() as tick:
-        diagnosis = find_causes(job, with_start(load(job, folder), job, None), tick=tick)
+    with show.progress() as watch:
+        diagnosis = find_causes(job, with_start(load(job, folder), job, None), watch=watch)
     out, record = Screen(), show.diagnosis_json(diagnosis, raw)
     if not as_json:
         show.print_diagnosis(out, diagnosis, raw)
-    if verify and diagnosis.edits:
+    interrupted = diagnosis.cut == "interrupt"
+    if verify and diagnosis.edits and not interrupted:
         fixed = edited(job, diagnosis.edits)
         outcome = train_both(diagnosis, job, fixed, folder, seeds, workers, _print_notice)
         record["verified"] = outcome
         if not as_json:
             show.print_verification(out, outcome)
     elif verify:
-        _print_notice("nothing was verified: there is nothing to edit")
+        why = "it was interrupted" if interrupted else "there is nothing to edit"
+        _print_notice(f"nothing was verified: {why}")
     if as_json:
         typer.echo(json.dumps(record, allow_nan=False))
     if fix is not None and diagnosis.edits:
@@ -74,6 +77,8 @@ def diagnose(
         _print_notice(f"{fix} was not written: there is nothing to edit")
     if record.get("verified", {}).get("failed"):
         raise typer.Exit(FAILED)
+    if interrupted and not diagnosis.findings:
+        raise typer.Exit(INTERRUPTED)
     raise typer.Exit(FINDINGS if diagnosis.findings else PASSED)
 
 

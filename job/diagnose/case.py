@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from typing import Literal
 
 from job.diagnose.probe import Probe
 from job.diagnose.reach import Reach
+from job.diagnose.watch import Watch
 from job.errors import InputError
 from job.spec import JobSpec
 from job.spec.losses import loss_unit
@@ -17,10 +17,24 @@ from job.spec.patch import Edit, edited
 
 Mechanism = Literal[
     "not_finite",
+    "control",
     "blocked_path",
     "targets",
+    "copied_samples",
+    "outliers",
+    "shifted_rows",
+    "wrong_labels",
+    "split_shift",
+    "feature_scale",
     "batch_noise",
     "learning_rate",
+    "weight_decay",
+    "dropout",
+    "clip",
+    "batch_size",
+    "initialization",
+    "width",
+    "activation",
     "too_few_steps",
     "travel_budget",
     "saturated_loss",
@@ -29,16 +43,24 @@ Mechanism = Literal[
     "conflict",
     "overfitting",
     "uninformative",
+    "no_skill",
 ]
 """Why a task does not learn, in an order in which an earlier cause may hide a later one."""
 KNOWS = 0.005
-"""Skill above which a task has learned something."""
-GAIN = 0.15
-"""Share by which an edit must lower a stuck task's loss in a probe to help; less may be noise."""
-WORTH = 0.3
-"""The same for a task that learns without the edit."""
-RISEN = 0.05
-"""Rise of skill that an edit must give such a task."""
+"""Expected skill on the training split above which a task learns."""
+WEAK = 0.1
+"""Skill on the validation split below which the settings of the whole run are suspects."""
+GAIN = 0.1
+"""Rise of skill that an edit must give a task that has none."""
+WORTH = 0.25
+"""The same for a task that has skill without the edit."""
+SURE = 3.0
+"""Standard errors by which an edit must raise a skill. Of some tens of edits that do nothing, one
+is as far above 0 once in 40 diagnoses."""
+HARM = 2.0
+"""Standard errors by which an edit may lower another task's skill, as chance does."""
+PROBES = 40
+"""Probes of a diagnosis, at most."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +75,11 @@ class Finding:
     remedy: str
     """What to do, in words."""
     edits: tuple[Edit, ...] = ()
-    """Edits of the spec; empty if no edit of a spec can help."""
+    """Edits of the spec; empty if no edit of a spec can help, as with a fault of the data."""
     effect: str = ""
     """What the edits, with those of earlier findings, changed in a probe."""
     helped: tuple[str, ...] = ()
-    """Tasks whose loss the edits lowered."""
-    split: str = "train"
-    """Split of the loss that they lowered."""
+    """Tasks whose skill the edits raised."""
 
 
 @dataclass
@@ -74,14 +94,17 @@ class Case:
     """Probes another spec on the same data; raises InputError."""
     reach_of: Callable[[JobSpec], dict[str, Reach]]
     """Reach of another spec's heads before training."""
-    until: float = math.inf
+    until: float
     """Time of the monotonic clock after which nothing more is tried."""
+    watch: Watch
     now: Probe = field(init=False)
     """Probe with the edits accepted so far."""
     edits: list[Edit] = field(default_factory=list)
     """The edits accepted so far."""
     closed: set[str] = field(default_factory=set)
     """Tasks with a finding that must be mended before anything else about them can be judged."""
+    probes: int = 1
+    """Probes so far."""
 
     def __post_init__(self) -> None:
         self.now = self.first
@@ -93,12 +116,28 @@ class Case:
 
     @property
     def late(self) -> bool:
-        """True if the time limit is over."""
-        return time.monotonic() > self.until
+        """True if nothing more is tried."""
+        return self.limit is not None
+
+    @property
+    def limit(self) -> Literal["probes", "time"] | None:
+        """The limit that is reached; None if more can be tried."""
+        if self.probes >= PROBES:
+            return "probes"
+        return "time" if self.first.cut or time.monotonic() > self.until else None
+
+    @property
+    def open_tasks(self) -> list[str]:
+        """Tasks that are not closed."""
+        return [name for name in self.now.names if name not in self.closed]
 
     def not_learning(self) -> list[str]:
         """Open tasks that, with the edits so far, do not beat their trivial prediction."""
         return [name for name in self.open_tasks if not self.now.expected_skill(name) > KNOWS]
+
+    def weak(self) -> list[str]:
+        """Open tasks with hardly any skill on the validation split, with the edits so far."""
+        return [name for name in self.open_tasks if is_weak(self.now, name)]
 
     def edited(self, *edits: Edit) -> JobSpec | None:
         """The spec with further edits; None if that is invalid."""
@@ -112,6 +151,8 @@ class Case:
         spec = self.edited(*edits)
         if spec is None or self.late:
             return None
+        self.watch.trying(", ".join(map(str, edits)))
+        self.probes += 1
         try:
             tried = self.run_probe(spec)
         except InputError:  # torchjd may be missing
@@ -124,82 +165,93 @@ class Case:
         self.now = measured
 
     def best_edits(
-        self,
-        candidates: Sequence[tuple[Edit, ...]],
-        tasks: Sequence[str],
-        split: str = "train",
-        at_any_cost: bool = False,
+        self, candidates: Iterable[tuple[Edit, ...]], tasks: Sequence[str]
     ) -> tuple[tuple[Edit, ...], Probe] | None:
         """The candidate that helps the tasks most, with its probe; None if no candidate helps.
 
-        A candidate must help one of the tasks enough and harm none. at_any_cost: it may harm
-        others, as happens when a task without gradient gets one. Candidates are compared by how
-        far the tasks' losses at the end and mean losses fall, in log.
+        A candidate must help one of the tasks and harm none. Candidates are compared by the tasks'
+        mean skill over the probe, then at its end.
         """
         helpful: list[tuple[float, tuple[Edit, ...], Probe]] = []
         for edits in candidates:
             tried = self.probe_with(*edits)
-            if tried is None:
-                continue
-            harmed = any(_lost(self.now, tried, n, split) > GAIN for n in self.open_tasks)
-            if self.helped(tried, tasks, split) and (at_any_cost or not harmed):
-                helpful.append((sum(_help(self.now, tried, t, split) for t in tasks), edits, tried))
+            if tried is not None and self.helped(tried, tasks) and not self.harmed(tried):
+                helpful.append((sum(_learned(tried, t) for t in tasks), edits, tried))
         if not helpful:
             return None
         _, edits, tried = max(helpful, key=lambda each: each[0])
         return edits, tried
 
-    @property
-    def open_tasks(self) -> list[str]:
-        """Tasks that are not closed."""
-        return [name for name in self.now.names if name not in self.closed]
-
-    def helped(self, tried: Probe, tasks: Iterable[str], split: str = "train") -> tuple[str, ...]:
-        """The tasks whose loss in a probe is lower by enough."""
-        stuck = self.not_learning()
+    def helped(self, tried: Probe, tasks: Iterable[str]) -> tuple[str, ...]:
+        """The tasks whose skill is surely higher in a probe, on a split, and on none lower."""
         return tuple(
-            task
-            for task in tasks
-            if gain(self.now, tried, task, split) >= GAIN
-            and (task in stuck or split == "validation" or self._is_worth(tried, task))
+            t for t in tasks if is_risen(self.now, tried, t) and not is_fallen(self.now, tried, t)
         )
 
-    def _is_worth(self, tried: Probe, task: str) -> bool:
-        """True if a task that already learns learns much more in a probe."""
-        risen = tried.skill(task) - self.now.skill(task)
-        return gain(self.now, tried, task) >= WORTH and risen >= RISEN
+    def harmed(self, tried: Probe) -> list[str]:
+        """The open tasks that had skill on a split and have surely less of it in a probe."""
+        return [name for name in self.open_tasks if is_fallen(self.now, tried, name)]
 
 
-def gain(before: Probe, after: Probe, task: str, split: str = "train") -> float:
-    """The share by which a task's loss at the end of the probe is lower."""
-    was = before.end(task, split)
-    return 1 - after.end(task, split) / was if was > 0 else 0.0
+def is_weak(probe: Probe, task: str) -> bool:
+    """True if a task's skill on the validation split is small, or not above 0 by its error.
+
+    Where that split cannot tell, the training split does.
+    """
+    skill = probe.measured(task) or probe.measured(task, "train")
+    return skill is None or not (skill.low > 0 and skill.value > WEAK)
 
 
-def _lost(before: Probe, after: Probe, task: str, split: str) -> float:
-    """The fall of a task's skill; 0 for a task without skill before."""
-    lost = min(before.skill(task, split), 1.0) - after.skill(task, split)
-    return lost if before.skill(task, split) > KNOWS else 0.0
+def is_risen(before: Probe, after: Probe, task: str) -> bool:
+    """True if a task's skill on a split is higher by enough and by more than its error."""
+    return any(_has_risen(before, after, task, split) for split in ("validation", "train"))
 
 
-def _help(before: Probe, after: Probe, task: str, split: str) -> float:
-    """How far a task's losses fell, in log."""
-    pairs = [
-        (before.end(task, split), after.end(task, split)),
-        (before.mean(task), after.mean(task)),
-    ]
-    return sum(math.log(was / max(now, 1e-12)) for was, now in pairs if was > 0)
+def _has_risen(before: Probe, after: Probe, task: str, split: str) -> bool:
+    rise = after.rise(before, task, split)
+    least = WORTH if before.knows(task, split) else GAIN
+    return rise is not None and rise.value >= max(least, SURE * rise.error)
 
 
-def loss_changes(before: Probe, after: Probe, tasks: Iterable[str], split: str = "train") -> str:
-    """The tasks' losses at the end of two probes, in words."""
+def is_fallen(before: Probe, after: Probe, task: str) -> bool:
+    """True if a task had skill on a split, and has less of it by more than its error."""
+    for split in ("validation", "train"):
+        rise = after.rise(before, task, split)
+        if rise is not None and before.knows(task, split) and rise.value < -HARM * rise.error:
+            return True
+    return False
+
+
+def _learned(probe: Probe, task: str) -> float:
+    """Skill over the probe and at its end, on both splits; it orders candidates."""
+    trivial = probe.trivial(task)
+    over = 1 - probe.mean(task) / trivial if trivial else 0.0
+    return max(over, -10.0) + sum(max(probe.skill(task, s), -10.0) for s in ("train", "validation"))
+
+
+def skill_changes(before: Probe, after: Probe, tasks: Iterable[str]) -> str:
+    """The tasks' skills at the end of two probes on both splits, and the rise's error."""
     steps = after.evaluations[-1].step
     parts = [
-        f"{task} {before.end(task, split):.3g} → {after.end(task, split):.3g}"
-        f"{f' {u}' if (u := unit(after, task)) else ''} ({-gain(before, after, task, split):+.0%})"
+        f"{task} {_change(before, after, task, 'validation')} (training "
+        f"{_change(before, after, task, 'train')})"
         for task in tasks
     ]
-    return f"{split} loss after {steps} steps: {', '.join(parts)}"
+    return f"validation skill after {steps} steps: {', '.join(parts)}"
+
+
+def _change(before: Probe, after: Probe, task: str, split: str) -> str:
+    rise = after.rise(before, task, split)
+    if rise is None:
+        return "not measurable"
+    return (
+        f"{_percent(before.skill(task, split))} → {_percent(after.skill(task, split))} "
+        f"± {_percent(rise.error)}"
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}" if abs(share) < 100 else f"{100 * share:.1g}%"
 
 
 def remedy(edits: Iterable[Edit]) -> str:

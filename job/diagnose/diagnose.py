@@ -1,17 +1,23 @@
 """Finds out why a task does not learn, and which edits of the spec help.
 
 The causes are checked in an order in which an earlier one may hide a later one. An edit that helps
-is kept while the later causes are checked, as a task may need several edits. Nearly every edit is
-tried in a probe, and is offered only if it helps there.
+is kept while the later causes are checked, as a task may need several edits. Every edit is tried
+in a probe, and is offered only if it raises a task's skill there and lowers no other's.
+
+A cause is a function of a Case that yields Findings (see job.diagnose.case). It tries edits with
+`case.best_edits`, and keeps those that it offers with `case.accept`. The skill of a probe with
+permuted targets, the control, is what can be had without any knowledge.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from job.data.dataset import Dataset
+import torch
+
+from job.data.dataset import Dataset, Split
 from job.diagnose.case import Case, Finding
 from job.diagnose.causes import (
     batch_noise,
@@ -19,7 +25,9 @@ from job.diagnose.causes import (
     conflict,
     learning_rate,
     overfitting,
+    samples,
     saturated_loss,
+    settings,
     starved,
     targets,
     too_few_steps,
@@ -27,14 +35,16 @@ from job.diagnose.causes import (
     uncertainty,
     uninformative,
 )
-from job.diagnose.probe import Probe, Tick, probe, probe_inputs
+from job.diagnose.probe import Probe, knows_beyond, probe, probe_inputs
 from job.diagnose.reach import Reach, reach
+from job.diagnose.watch import Watch
 from job.errors import Fault, InputError
 from job.spec import JobSpec, Python
 from job.spec.patch import Edit
 from job.train.trainer import Trainer
 
 Build = Callable[[JobSpec, Dataset], Trainer]
+Cause = Callable[[Case], Iterator[Finding]]
 
 
 SECONDS = 600.0
@@ -52,40 +62,87 @@ class Diagnosis:
     """Probe of the spec as it is."""
     after: Probe
     """Probe with all edits."""
-    late: bool
-    """True if the time limit ended it before everything was tried."""
+    control: Probe | None
+    """Probe with all edits on permuted targets; None if there was no time for it."""
+    probes: int
+    """Number of probes."""
+    cut: str | None
+    """Why not everything was tried: `probes`, `time` or `interrupt`; None if everything was."""
+
+    def knows(self, task: str) -> bool:
+        """True if a task of the spec as it is knows something, or no split can tell.
+
+        That is validation skill beyond its error and beyond the control's.
+        """
+        return _knows(self.before, self.control, task)
 
 
 def diagnose(
-    spec: JobSpec, data: Dataset, build: Build = Trainer, tick: Tick = lambda done: None
+    spec: JobSpec, data: Dataset, build: Build = Trainer, watch: Watch | None = None
 ) -> Diagnosis:
     """Probe a spec, find what keeps its tasks from learning, and try edits that help.
 
-    build: makes the trainer of a spec. tick: called with the share of a probe that is done. Raises
-    InputError for a network of one's own.
+    build: makes the trainer of a spec. watch: is told of probes and findings as they come. An
+    interrupt (Ctrl-C) after the first probe ends it early, with what was found. Raises InputError
+    for a network of one's own.
     """
     if isinstance(spec.model, Python):
         rule = "a diagnosis looks inside the network, and knows the built-in ones alone"
         remedy = "diagnose the job with a built-in network of that size"
         raise InputError([Fault("$.model.kind", '"python"', rule, remedy)])
+    watch = watch or Watch()
     until = time.monotonic() + SECONDS
 
-    def run_probe(other: JobSpec) -> Probe:
-        return probe(build(*probe_inputs(other, data)), tick, until)
+    def run_probe(other: JobSpec, on: Dataset = data) -> Probe:
+        return probe(build(*probe_inputs(other, on)), watch.step, until)
 
     def reach_of(other: JobSpec) -> dict[str, Reach]:
         return reach(build(*probe_inputs(other, data)))
 
-    first = run_probe(spec)
-    case = Case(spec, first, run_probe, reach_of, until)
-    findings = list(_findings(case))
-    return Diagnosis(findings, case.edits, first, case.now, case.late)
+    watch.trying("the spec as it is")
+    case = Case(spec, run_probe(spec), run_probe, reach_of, until, watch)
+    findings: list[Finding] = []
+    control = None
+    interrupted = False
+    try:
+        for finding in _findings(case):
+            watch.finding(finding)
+            findings.append(finding)
+        findings = _without_skill(case, findings)
+        if not (case.late or spec.control or case.now.not_finite):
+            watch.trying("permuted targets")
+            control = run_probe(case.spec, permuted(data, spec.seed))
+            findings += _unexplained(case, control, findings)
+    except KeyboardInterrupt:
+        interrupted = True
+    cut = "interrupt" if interrupted else case.limit
+    return Diagnosis(findings, case.edits, case.first, case.now, control, case.probes, cut)
+
+
+def permuted(data: Dataset, seed: int) -> Dataset:
+    """The data with the targets of each split in another order than the features."""
+    draw = torch.Generator().manual_seed(seed)
+
+    def of(split: Split) -> Split:
+        order = torch.randperm(len(split), generator=draw)
+        return replace(
+            split,
+            targets={name: y[order] for name, y in split.targets.items()},
+            weights={name: y[order] for name, y in split.weights.items()},
+        )
+
+    return replace(data, train=of(data.train), validation=of(data.validation))
 
 
 def _findings(case: Case) -> Iterator[Finding]:
     """All findings, in the order in which their causes are checked."""
+    if case.original.control:
+        evidence = "control is true: the targets of each split are permuted between its samples"
+        remedy = "nothing can be learned, as is meant; set control to false to train on the targets"
+        yield Finding("control", None, evidence, remedy)
+        return
     earlier = []
-    for cause in (targets.findings, learning_rate.findings) if case.first.not_finite else CAUSES:
+    for cause in (targets.findings, learning_rate.too_high) if case.first.not_finite else CAUSES:
         for finding in cause(case):
             earlier.append(finding)
             yield finding
@@ -94,23 +151,69 @@ def _findings(case: Case) -> Iterator[Finding]:
             remedy = "check the scale of the data and of the losses"
             yield Finding("not_finite", None, case.first.not_finite, remedy)
         return
-    explained = {name for f in earlier for name in (f.task, *f.helped) if name is not None}
-    yield from uninformative.findings(case, explained)
+    yield from uninformative.findings(case, _explained(earlier))
 
 
-CAUSES: tuple[Callable[[Case], Iterator[Finding]], ...] = (
+CAUSES: tuple[Cause, ...] = (
     blocked_path.findings,
     targets.findings,
+    samples.findings,
+    settings.findings,
     batch_noise.findings,
-    learning_rate.findings,
+    learning_rate.too_high,
     blocked_path.dead_units,
     too_few_steps.findings,
     saturated_loss.flat_activations,
     travel_budget.findings,
+    settings.start,
     saturated_loss.beyond_delta,
+    learning_rate.too_low,
     uncertainty.findings,
     starved.findings,
     conflict.findings,
     overfitting.findings,
 )
 """In an order in which an earlier cause may hide a later one."""
+
+
+def _explained(findings: list[Finding]) -> set[str]:
+    """Tasks that findings concern."""
+    return {name for f in findings for name in (f.task, *f.helped) if name is not None}
+
+
+def _without_skill(case: Case, findings: list[Finding]) -> list[Finding]:
+    """The findings without those whose edits leave their tasks without skill on any split.
+
+    A loss that falls far and stays above the trivial prediction's is no success. The other edits
+    are probed again without theirs.
+    """
+    kept = [f for f in findings if not f.edits or not f.helped or _ends_with_skill(case.now, f)]
+    edits = list(dict.fromkeys(edit for finding in kept for edit in finding.edits))
+    if len(kept) == len(findings) or len(edits) == len(case.edits):
+        return kept if len(kept) < len(findings) else findings
+    case.edits = []
+    measured = case.probe_with(*edits) if edits else case.first
+    case.edits, case.now = (edits, measured) if measured is not None else ([], case.first)
+    return kept if measured is not None else []
+
+
+def _ends_with_skill(probe: Probe, finding: Finding) -> bool:
+    return any(
+        probe.knows(task) or probe.knows(task, "train") or probe.expected_skill(task) > 0
+        for task in finding.helped
+    )
+
+
+def _unexplained(case: Case, control: Probe, findings: list[Finding]) -> Iterator[Finding]:
+    """Findings on tasks without validation skill that no other finding concerns."""
+    if any(finding.task is None and not finding.helped for finding in findings):
+        return
+    for name in case.open_tasks:
+        if name not in _explained(findings) and not _knows(case.now, control, name):
+            yield uninformative.unexplained(case, control, name)
+
+
+def _knows(probe: Probe, control: Probe | None, task: str) -> bool:
+    if probe.measured(task) is None:
+        return True
+    return probe.knows(task) if control is None else knows_beyond(probe, control, task)

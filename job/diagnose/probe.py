@@ -11,7 +11,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from job.data.dataset import Dataset
@@ -19,11 +21,13 @@ from job.diagnose import step_effect
 from job.diagnose.reach import Reach, farthest, reach
 from job.events import Epoch, Step
 from job.model.baselines import Baseline
+from job.model.skill import Rise, Skill, measure_rise
 from job.model.start.frozen import frozen_names
 from job.spec import JobSpec
 from job.train.evaluate import Losses, evaluate, evenly_spaced
 from job.train.ledger import NotFinite
 from job.train.trainer import Interrupted, Trainer
+from job.train.yardsticks import Yardsticks
 
 STEPS = 240
 """Steps of a probe, if the run has as many. A probe's length never depends on the clock."""
@@ -51,8 +55,8 @@ class Probe:
 
     spec: JobSpec
     data: Dataset
-    baselines: dict[str, Baseline]
-    """Losses of trivial predictions, original units."""
+    yardsticks: Yardsticks
+    """Trivial predictions on both splits."""
     planned: int
     """Steps of the whole run."""
     batches: int
@@ -61,6 +65,8 @@ class Probe:
     """Reach of the heads, at the start or at the end, whichever is farther."""
     evaluations: list[Evaluation] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
+    scales: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    """By input of numbers, what the network divides each of its features by: [F]."""
     sizes: dict[str, float] = field(default_factory=dict)
     """Root mean square of the weight matrices at the start: of `trunk` and of `heads`."""
     untrained: list[str] = field(default_factory=list)
@@ -106,6 +112,34 @@ class Probe:
         trivial = self.trivial(task, split)
         return 1 - self.end(task, split) / trivial if trivial else math.nan
 
+    @property
+    def baselines(self) -> dict[str, Baseline]:
+        """Losses of trivial predictions, original units."""
+        return dict(zip(self.names, self.yardsticks.baselines, strict=True))
+
+    def measured(self, task: str, split: str = "validation") -> Skill | None:
+        """The skill at the end with its error; None if the split cannot tell one."""
+        return self._skills(split)[self.names.index(task)]
+
+    def _skills(self, split: str) -> list[Skill | None]:
+        return self.yardsticks.skills(split, getattr(self.evaluations[-1], split))
+
+    def knows(self, task: str, split: str = "validation") -> bool:
+        """True if the skill at the end is above 0 by more than its error (95 % interval)."""
+        skill = self.measured(task, split)
+        return skill is not None and skill.low > 0
+
+    def rise(self, before: Probe, task: str, split: str = "validation") -> Rise | None:
+        """What a task's skill has gained on `before`; None if the split cannot tell a skill."""
+        k, there = self.names.index(task), before.names.index(task)
+        if task in self.yardsticks.unmeasurable[split]:
+            return None
+        return measure_rise(
+            before.yardsticks.by_sample(split, getattr(before.evaluations[-1], split), there),
+            self.yardsticks.by_sample(split, getattr(self.evaluations[-1], split), k),
+            self.yardsticks.counted[split][k].overlap,
+        )
+
     def trivial(self, task: str, split: str = "train") -> float:
         """The loss of the strongest trivial prediction."""
         return self.baselines[task].strongest(split)
@@ -130,6 +164,17 @@ class Probe:
         return sum(values) / len(values) if values else math.nan
 
 
+def knows_beyond(probe: Probe, control: Probe, task: str) -> bool:
+    """True if a task's validation skill is above 0 and above the control's by more than its error.
+
+    control: the probe of the same spec with permuted targets.
+    """
+    skill, chance = probe.measured(task), control.measured(task)
+    if skill is None or chance is None:
+        return False
+    return skill.low > 0 and skill.value - chance.value > math.hypot(skill.error, chance.error)
+
+
 def probe(training: Trainer, tick: Tick = lambda done: None, until: float = math.inf) -> Probe:
     """Train for STEPS steps and measure. The training cannot be used afterwards.
 
@@ -151,6 +196,7 @@ def probe_inputs(spec: JobSpec, data: Dataset) -> tuple[JobSpec, Dataset]:
         inputs=whole.inputs_of(some),
         targets={name: y[some] for name, y in whole.targets.items()},
         weights={name: each[some] for name, each in whole.weights.items()},
+        overlap=math.ceil(whole.overlap * len(some) / len(whole)),
     )
     fewer = replace(data, validation=part)
     kept = {"train": train, "log": log, "gates": (), "resources": None}
@@ -175,8 +221,9 @@ class _Prober:
         self.found = Probe(
             spec=training.spec,
             data=training.data,
-            baselines=dict(zip(names, training.yardsticks.baselines, strict=True)),
+            yardsticks=training.yardsticks,
             sizes=self._sizes(),
+            scales={n: s.scale.double().cpu().numpy() for n, s in self.model.scalings.items()},
             planned=training.total_steps,
             batches=training.batches_per_epoch,
             reach=reach(training),

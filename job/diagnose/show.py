@@ -9,16 +9,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from rich import progress as bars
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from job.diagnose.case import KNOWS, Finding, unit
+from job.diagnose.case import PROBES, Finding, unit
 from job.diagnose.diagnose import SECONDS, Diagnosis
-from job.diagnose.probe import Tick
+from job.diagnose.probe import Probe
+from job.diagnose.watch import Watch
 from job.show.console import Screen, literal
 from job.show.format import format_number, format_percent
 from job.spec.patch import Edit, Json, applied, patch
 
+LIMITS = {
+    "probes": f"the diagnosis used its {PROBES} probes",
+    "time": f"the diagnosis reached its limit of {SECONDS / 60:g} minutes",
+    "interrupt": "the diagnosis was interrupted",
+}
+"""Why a diagnosis ended early, in words."""
 INDENT = 14
 """Columns before the text of a finding."""
 
@@ -31,7 +38,10 @@ def diagnosis_json(diagnosis: Diagnosis, raw: Json) -> Json:
         "planned": before.planned,
         "tasks": {name: _task(diagnosis, name) for name in before.names},
         "findings": [_finding(finding, raw) for finding in diagnosis.findings],
-        "late": diagnosis.late,
+        "probes": diagnosis.probes,
+        "late": diagnosis.cut is not None,
+        "cut": diagnosis.cut,
+        "control": before.spec.control,
         "patch": patch(raw, diagnosis.edits),
     }
 
@@ -46,7 +56,22 @@ def _task(diagnosis: Diagnosis, name: str) -> Json:
         "fixed_loss": after.end(name),
         "fixed_skill": after.skill(name),
     }
-    return {key: value if math.isfinite(value) else None for key, value in values.items()}
+    finite = {key: value if math.isfinite(value) else None for key, value in values.items()}
+    probes = {"before": before, "fixed": after, "control": diagnosis.control}
+    skills = {
+        which: None if each is None else _skills(each, name) for which, each in probes.items()
+    }
+    return finite | {"skills": skills, "knows": diagnosis.knows(name)}
+
+
+def _skills(probe: Probe, name: str) -> Json:
+    """A task's skill on each split with its standard error and the low end of its 95 % interval."""
+    each: Json = {}
+    for split in ("train", "validation"):
+        skill = probe.measured(name, split)
+        known = skill is not None and all(map(math.isfinite, skill))
+        each[split] = skill._asdict() if skill is not None and known else None
+    return each
 
 
 def _finding(finding: Finding, raw: Json) -> Json:
@@ -71,23 +96,27 @@ def print_diagnosis(out: Console, diagnosis: Diagnosis, raw: Json) -> None:
     )
     for line in _table(diagnosis, out.width):
         out.print(literal(line), soft_wrap=True)
-    for split in ("train", "validation"):
-        unskilled = [name for name in before.names if not before.skill(name, split) > KNOWS]
+    for split, where in (("train", "training"), ("validation", "validation")):
+        unskilled = [
+            n for n in before.names if before.measured(n, split) and not before.knows(n, split)
+        ]
         if unskilled:
-            where = "training" if split == "train" else split
             names = ", ".join(unskilled)
             _print_wrapped(
                 out, f"no better than a trivial prediction on the {where} split: {names}"
             )
+    if before.spec.control:
+        _print_wrapped(
+            out, "this is a control: its targets are permuted, so nothing can be learned"
+        )
     printed: list[Edit] = []
     for number, finding in enumerate(diagnosis.findings, 1):
         _print_finding(out, number, finding, printed, raw)
         printed += [edit for edit in finding.edits if edit not in printed]
     if not diagnosis.findings:
         out.print("\n[green]nothing found[/]")
-    if diagnosis.late:
-        limit = f"the diagnosis reached its limit of {SECONDS / 60:g} minutes"
-        out.print(f"[yellow]not everything was tried: {limit}[/]", soft_wrap=True)
+    if diagnosis.cut is not None:
+        out.print(f"[yellow]not everything was tried: {LIMITS[diagnosis.cut]}[/]", soft_wrap=True)
 
 
 def _print_finding(
@@ -153,14 +182,14 @@ def print_verification(out: Console, verified: dict[str, Any]) -> None:
 
     print_table(verified["rows"])
     for each in verified["predictions"]:
-        of = each["task"] + (", validation" if each["split"] == "validation" else "")
+        of = f"{each['task']}, {each['split']}"
         if each["measured"] is None:
             out.print(f"{literal(of)}: [red]no fixed run reached its end[/]")
             continue
         verdict = "[green]held[/]" if each["held"] else "[red]did not hold[/]"
         out.print(
-            f"{literal(of)}: the loss at the end was predicted to be {each['predicted']:.0%} "
-            f"lower, and is {each['measured']:.0%} lower (mean of {each['seeds']} runs): {verdict}",
+            f"{literal(of)}: its skill at the end was predicted to rise by {each['predicted']:.0%} "
+            f"and rises by {each['measured']:.0%} (mean of {each['seeds']} runs): {verdict}",
             soft_wrap=True,
         )
     gates = verified["gates"]
@@ -168,27 +197,43 @@ def print_verification(out: Console, verified: dict[str, Any]) -> None:
         out.print(f"fixed: all gates passed in {gates['passed']} of {gates['seeds']} runs")
 
 
+class Progress(Watch):
+    """What is being tried, and what is found, on a terminal."""
+
+    def __init__(self, err: Console) -> None:
+        self.bar = bars.Progress(
+            bars.TextColumn("probe {task.fields[number]}"),
+            bars.BarColumn(bar_width=20),
+            bars.TimeElapsedColumn(),
+            bars.TextColumn("{task.fields[what]}"),
+            console=err,
+            transient=True,
+            disable=not err.is_terminal,
+        )
+        self.number = 0
+        self.task = self.bar.add_task("", total=1.0, number=0, what="")
+
+    def trying(self, what: str) -> None:
+        """Name the probe that begins."""
+        self.number += 1
+        shown = literal(textwrap.shorten(what, 60))
+        self.bar.update(self.task, completed=0.0, number=self.number, what=shown)
+
+    def step(self, done: float) -> None:
+        """Move the bar."""
+        self.bar.update(self.task, completed=done)
+
+    def finding(self, finding: Finding) -> None:
+        """Print a line, if there is a bar to print it above."""
+        if not self.bar.disable:
+            subject = "the whole run" if finding.task is None else finding.task
+            words = f"found: {subject} · {finding.mechanism.replace('_', ' ')}"
+            self.bar.console.print(literal(words), soft_wrap=True)
+
+
 @contextmanager
-def progress() -> Iterator[Tick]:
-    """A progress bar for each probe, on stderr if that is a terminal."""
-    err = Screen(stderr=True)
-    bar = Progress(
-        TextColumn("probe {task.fields[number]}"),
-        BarColumn(),
-        TimeElapsedColumn(),
-        console=err,
-        transient=True,
-        disable=not err.is_terminal,
-    )
-    with bar:
-        task = bar.add_task("", total=1.0, number=1)
-        number, last = 1, 0.0
-
-        def tick(done: float) -> None:
-            nonlocal number, last
-            if done < last:
-                number += 1
-            last = done
-            bar.update(task, completed=done, number=number)
-
-        yield tick
+def progress() -> Iterator[Watch]:
+    """Shows on stderr what a diagnosis tries and finds, if that is a terminal."""
+    shown = Progress(Screen(stderr=True))
+    with shown.bar:
+        yield shown

@@ -10,13 +10,12 @@ from typing import Any
 from job.compare.outcome import Outcome
 from job.compare.runs import Variant, compare
 from job.compare.summary import summary
-from job.diagnose.case import gain
 from job.diagnose.diagnose import Diagnosis
 from job.spec import JobSpec
 
 BEFORE, AFTER = "as it is", "fixed"
 HOLDS = 0.5
-"""Share of the predicted fall of a loss that must be measured for a prediction to hold."""
+"""Share of the predicted rise of a skill that must be measured for a prediction to hold."""
 
 
 def verify(
@@ -30,17 +29,17 @@ def verify(
 ) -> dict[str, Any]:
     """Train both specs and compare; returns JSON values.
 
-    rows: as in job.compare.summary. predictions: for each task that an edit helps, the share by
-    which its loss in original units ends lower in the fixed run, predicted and measured (mean over
-    the seeds), on the finding's split. gates: number of seeds on which the fixed run passes all
-    gates. failed: number of fixed runs that end with an error.
+    rows: as in job.compare.summary. predictions: for each task that an edit helps, how much higher
+    its skill ends in the fixed run, predicted and measured (mean over the seeds), on the
+    validation split, or the training split if that one cannot tell it. gates: number of seeds on
+    which the fixed run passes all gates. failed: number of fixed runs that end with an error.
     """
     rows = [Variant(BEFORE, spec, folder), Variant(AFTER, fixed, folder)]
     outcomes = compare(rows, seeds, workers, progress)
     last = [o for o in outcomes if o.variant == AFTER]
     passed = sum(o.error is None and all(g.passed for g in o.gates) for o in last)
-    of = dict.fromkeys((task, f.split) for f in diagnosis.findings for task in f.helped)
-    predictions = [_prediction(diagnosis, outcomes, task, split) for task, split in of]
+    of = dict.fromkeys(task for f in diagnosis.findings for task in f.helped)
+    predictions = [_prediction(diagnosis, outcomes, task) for task in of]
     return {
         "rows": summary(outcomes),
         "predictions": [each for each in predictions if each["predicted"] > 0],
@@ -49,29 +48,29 @@ def verify(
     }
 
 
-def _prediction(
-    diagnosis: Diagnosis, outcomes: list[Outcome], task: str, split: str
-) -> dict[str, Any]:
-    predicted = gain(diagnosis.before, diagnosis.after, task, split)
+def _prediction(diagnosis: Diagnosis, outcomes: list[Outcome], task: str) -> dict[str, Any]:
+    split = "train" if diagnosis.before.measured(task) is None else "validation"
+    base = diagnosis.before.skill(task, split)
+    predicted = diagnosis.after.skill(task, split) - base
     before, after = (
         {o.seed: _end(o, task, split) for o in outcomes if o.variant == variant}
         for variant in (BEFORE, AFTER)
     )
-    falls = [_fall(before[seed], now) for seed, now in after.items() if math.isfinite(now)]
-    measured = sum(falls) / len(falls) if falls else None
+    rises = [
+        now - (before[seed] if math.isfinite(before[seed]) else base)
+        for seed, now in after.items()
+        if math.isfinite(now)
+    ]
+    measured = sum(rises) / len(rises) if rises else None
     held = measured is not None and measured >= HOLDS * predicted
-    values = {"predicted": predicted, "measured": measured, "seeds": len(falls), "held": held}
+    values = {"predicted": predicted, "measured": measured, "seeds": len(rises), "held": held}
     return {"task": task, "split": split, **values}
 
 
 def _end(outcome: Outcome, task: str, split: str) -> float:
-    """The loss at the end of a run; infinite if the run failed."""
+    """The skill at the end of a run; minus infinity if the run failed."""
     if outcome.error is not None or not outcome.epochs:
-        return math.inf
+        return -math.inf
     last = outcome.epochs[-1].tasks[task]
-    return last.val_loss_original if split == "validation" else last.train_loss_original
-
-
-def _fall(was: float, now: float) -> float:
-    """1 − now / was; 1 if the run without edits failed."""
-    return 1 - now / was if was > 0 else 0.0
+    skill = last.val_skill if split == "validation" else last.skill
+    return -math.inf if skill is None else skill

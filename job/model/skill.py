@@ -39,14 +39,45 @@ def measure_skill(losses: Tensor, trivial: Tensor, overlap: int) -> Skill:
 
     A ratio of two means; its standard error is that of the mean paired difference losses − ratio ×
     trivial, over the trivial loss (Cochran 1977, Sampling Techniques, eq. 6.13). Samples fewer than
-    `overlap` places apart share data. So differences are summed over blocks of at least that many
-    samples, of which only neighbours are correlated; that covariance counts where it is positive.
-    Not a number if a loss is not finite or the trivial ones are 0. n must be at least 3 overlaps.
+    `overlap` places apart share data (see `_error`). Not a number if a loss is not finite or the
+    trivial ones are 0. n must be at least 3 overlaps.
     """
-    base = trivial.mean()
-    ratio = losses.mean() / base
-    paired = (losses - ratio * trivial) / (base * len(losses))
     count = len(losses) // overlap
+    error = _error(_paired(losses, trivial), overlap)
+    value = 1 - (losses.mean() / trivial.mean()).item()
+    return Skill(value, error, value - student_t(CONFIDENCE, min(count - 1, MOST_FREEDOM)) * error)
+
+
+class Rise(NamedTuple):
+    """What a second set of predictions adds to the skill of a first one, on the same n samples."""
+
+    value: float
+    error: float
+    """Its standard error."""
+
+
+def measure_rise(before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor], overlap: int) -> Rise:
+    """The difference of two skills from the pairs (losses, trivial) [n] of each.
+
+    The error is that of the difference sample by sample, so what both find hard cancels out.
+    """
+    was, now = (1 - (losses.mean() / trivial.mean()).item() for losses, trivial in (before, after))
+    return Rise(now - was, _error(_paired(*after) - _paired(*before), overlap))
+
+
+def _paired(losses: Tensor, trivial: Tensor) -> Tensor:
+    """What each sample [n] gives to the difference of a skill from its expectation, negative."""
+    base = trivial.mean()
+    return (losses - losses.mean() / base * trivial) / (base * len(losses))
+
+
+def _error(paired: Tensor, overlap: int) -> float:
+    """The standard error of the sum of differences [n].
+
+    They are summed over blocks of at least `overlap` samples, of which only neighbours are
+    correlated; that covariance counts where it is positive.
+    """
+    count = len(paired) // overlap
     blocks = torch.stack([block.sum() for block in paired.tensor_split(count)])
     variance = blocks.square().sum()
     if overlap > 1:
@@ -54,9 +85,7 @@ def measure_skill(losses: Tensor, trivial: Tensor, overlap: int) -> Skill:
     # The differences add up to 0, which makes the squares too small by 1 part in `count`; and the
     # squares with the products of neighbours by 3 count - 2 parts in count².
     parts = (count - 1) / count if overlap == 1 else (count - 1) * (count - 2) / count**2
-    error = (variance / parts).sqrt().item()
-    value = 1 - ratio.item()
-    return Skill(value, error, value - student_t(CONFIDENCE, min(count - 1, MOST_FREEDOM)) * error)
+    return (variance / parts).sqrt().item()
 
 
 def unmeasurable(target: Tensor, overlap: int) -> str | None:

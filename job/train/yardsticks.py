@@ -63,13 +63,15 @@ class Yardsticks:
         return [
             None
             if name in self.unmeasurable[split]
-            else measure_skill(
-                mine[counted.samples] * counted.share, base.by_sample[split], counted.overlap
-            )
-            for name, mine, base, counted in zip(
-                self.names, losses.by_sample, self.baselines, self.counted[split], strict=True
-            )
+            else measure_skill(*self.by_sample(split, losses, k), self.counted[split][k].overlap)
+            for k, name in enumerate(self.names)
         ]
+
+    def by_sample(self, split: str, losses: Losses, k: int) -> tuple[Tensor, Tensor]:
+        """The losses [n] of task k on the labelled samples of a split, and the trivial ones [n]."""
+        counted = self.counted[split][k]
+        mine = losses.by_sample[k][counted.samples] * counted.share
+        return mine, self.baselines[k].by_sample[split]
 
     def trivial(self, split: str) -> list[float]:
         """[K] losses of the strongest trivial predictions on a split, original units."""

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterator
 from itertools import pairwise
 
-from job.diagnose.case import Case, Finding, loss_changes, remedy
+from job.diagnose.case import Case, Finding, remedy, skill_changes
 from job.diagnose.probe import Probe
 from job.spec import BatchMean, GradientNorm, TorchJD
 from job.spec.patch import Edit
@@ -37,9 +37,8 @@ def findings(case: Case) -> Iterator[Finding]:
         f"of {spec.train.batch_size} to the next: {balance.kind} sets it from that batch alone"
     )
     helped = case.helped(after, case.open_tasks)
-    effect = (
-        f"the factor becomes {math.exp(_jump(after, name)):.2g}; {loss_changes(now, after, helped)}"
-    )
+    jump = math.exp(_jump(after, name))
+    effect = f"the factor becomes {jump:.2g}; {skill_changes(now, after, helped)}"
     case.accept(edits, after)
     yield Finding("batch_noise", name, evidence, remedy(edits), edits, effect, helped)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from job.diagnose.case import Case, Finding, loss_changes, remedy
+from job.diagnose.case import Case, Finding, remedy, skill_changes
 from job.spec.patch import Edit
 
 FIRING = 0.05
@@ -58,11 +58,11 @@ def _without_gradient(case: Case, k: int, name: str) -> Finding:
     )
     if task.activation != "identity":
         edit = Edit(("tasks", k, "activation"), "identity")
-        best = case.best_edits([(edit,)], [name], at_any_cost=True)
+        best = case.best_edits([(edit,)], [name])
         evidence += f": its activation {task.activation} is flat at the present outputs"
         if best is not None:
             edits, after = best
-            effect = loss_changes(case.now, after, [name])
+            effect = skill_changes(case.now, after, [name])
             case.accept(edits, after)
             return Finding("blocked_path", name, evidence, remedy(edits), edits, effect, (name,))
     cut = (
@@ -90,7 +90,7 @@ def _dead(case: Case, name: str) -> Finding:
             "start its biases higher, in the code: no edit of the spec helped",
         )
     edits, after = best
-    effect = f"{after.dead[name]:.0%} of them are 0; {loss_changes(case.now, after, [name])}"
+    effect = f"{after.dead[name]:.0%} of them are 0; {skill_changes(case.now, after, [name])}"
     case.accept(edits, after)
     return Finding("blocked_path", name, evidence, remedy(edits), edits, effect, (name,))
 

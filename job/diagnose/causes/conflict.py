@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from job.diagnose.case import Case, Finding, gain, loss_changes, remedy
+from job.diagnose.case import Case, Finding, remedy, skill_changes
 from job.spec import Conv1d, Conv2d, Lstm, Mlp, Transformer
 from job.spec.patch import Edit
 from job.train.alarms.of_training import OPPOSED
@@ -25,7 +25,7 @@ def findings(case: Case) -> Iterator[Finding]:
         if best is None:
             continue
         edits, after = best
-        harmed = max(pairs[0], key=lambda name: gain(case.now, after, name))
+        harmed = max(pairs[0], key=lambda name: after.skill(name) - case.now.skill(name))
         other, effect = b if harmed == a else a, case.now.effects[harmed]
         yield Finding(
             "conflict",
@@ -36,7 +36,7 @@ def findings(case: Case) -> Iterator[Finding]:
             f"predicted from the gradients)",
             remedy(edits),
             edits,
-            loss_changes(case.now, after, [a, b]),
+            skill_changes(case.now, after, [a, b]),
             case.helped(after, pairs[0]),
         )
         case.accept(edits, after)

@@ -1,12 +1,12 @@
-"""Learning rate: so high that losses rise."""
+"""Learning rate: so high that losses rise, or so low that hardly anything moves."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from job.diagnose.case import KNOWS, Case, Finding, loss_changes, remedy
+from job.diagnose.case import KNOWS, Case, Finding, is_risen, remedy, skill_changes
 from job.diagnose.probe import Probe
-from job.spec import Sgd
+from job.spec import JobSpec, Sgd
 from job.spec.patch import Edit
 
 MUCH = 0.3
@@ -16,21 +16,20 @@ RISEN = 1.5
 """A loss of more than this many times an earlier one has risen."""
 LOWER = (3, 10, 30, 100)
 """Divisors of the rate that are tried."""
+HIGHER = (10, 100, 1000)
+"""Factors of the rate that are tried."""
+HIGHEST, FASTEST = {"sgd": 1.0}, 0.03
+"""The highest rate that is tried, by optimizer; of the others FASTEST, beyond which Adam breaks."""
 
 
-def findings(case: Case) -> Iterator[Finding]:
+def too_high(case: Case) -> Iterator[Finding]:
     """A finding if most losses rise, or one is not finite, and a lower rate helps."""
-    first, optimizer = case.first, case.first.spec.optimizer
-    risen = [n for n in first.names if _risen(first.losses(n), first.trivial(n))]
+    first = case.first
+    risen = [n for n in first.names if _has_risen(first.losses(n), first.trivial(n))]
     leaps = _leaps(first)
     if first.not_finite is None and 2 * len(risen) < len(first.names) and leaps < MUCH:
         return
-    rates = [("lr", optimizer.lr)]
-    rates += [("head_lr", optimizer.head_lr)] if optimizer.head_lr is not None else []
-    candidates = [
-        tuple(Edit(("optimizer", key), float(f"{lr / by:.2g}")) for key, lr in rates)
-        for by in LOWER
-    ]
+    candidates = [_times(case.spec, 1 / by) for by in LOWER]
     best = (
         _least_bad(case, candidates)
         if first.not_finite
@@ -42,14 +41,71 @@ def findings(case: Case) -> Iterator[Finding]:
     rise = ", ".join(
         f"{n} from {first.losses(n)[0]:.3g} to {max(first.losses(n)):.3g}" for n in risen
     )
-    evidence = f"at lr {optimizer.lr:g}"
+    evidence = f"at lr {first.spec.optimizer.lr:g}"
     evidence += f" a step changes a weight by {leaps:.2g} of the weights' size" if leaps else ""
     evidence += f"; {first.not_finite}" if first.not_finite else ""
     evidence += f"; losses rise in the probe: {rise}" if rise and not first.not_finite else ""
     helped = () if first.not_finite else case.helped(after, case.open_tasks)
-    effect = loss_changes(case.now, after, helped or case.open_tasks)
+    effect = skill_changes(case.now, after, helped or case.open_tasks)
     case.accept(edits, after)
     yield Finding("learning_rate", None, evidence, remedy(edits), edits, effect, helped)
+
+
+def too_low(case: Case) -> Iterator[Finding]:
+    """A finding if weak tasks learn at a rate that is higher by more than the run is longer.
+
+    A run of n times the probe's steps goes about as far as the probe at n times the rate.
+    """
+    weak, now = case.weak(), case.now
+    highest = HIGHEST.get(now.spec.optimizer.kind, FASTEST)
+    rates = [_times(now.spec, by) for by in HIGHER if now.spec.optimizer.lr * by <= highest]
+    best = case.best_edits(rates, weak) if weak else None
+    longer = now.planned / now.evaluations[-1].step
+    if best is not None and longer > RISEN:
+        best = _beyond(case, _times(now.spec, longer), best, weak)
+    if best is None:
+        return
+    edits, after = best
+    helped = case.helped(after, weak)
+    lr = now.spec.optimizer.lr
+    evidence = (
+        f"of the rates {lr:g}{''.join(f', {each[0].value:g}' for each in rates)} the tasks learn "
+        f"most in {now.evaluations[-1].step} steps at {after.spec.optimizer.lr:g}; at {lr:g} a run "
+        f"of {now.planned} steps is too short for them"
+    )
+    effect = skill_changes(now, after, helped)
+    case.accept(edits, after)
+    yield Finding("learning_rate", None, evidence, remedy(edits), edits, effect, helped)
+
+
+def around(spec: JobSpec) -> tuple[tuple[Edit, ...], ...]:
+    """Edits to a tenth, ten times and a hundred times the rate, as far as those are tried."""
+    highest = HIGHEST.get(spec.optimizer.kind, FASTEST)
+    factors = (f for f in (0.1, 10, 100) if spec.optimizer.lr * f <= highest)
+    return tuple(_times(spec, factor) for factor in factors)
+
+
+def _beyond(
+    case: Case,
+    as_long: tuple[Edit, ...],
+    best: tuple[tuple[Edit, ...], Probe],
+    tasks: Sequence[str],
+) -> tuple[tuple[Edit, ...], Probe] | None:
+    """The best edits if they also beat the rate with which the probe goes as far as the run."""
+    whole = case.probe_with(*as_long)
+    if whole is None or not any(is_risen(whole, best[1], task) for task in tasks):
+        return None
+    return best
+
+
+def _times(spec: JobSpec, factor: float) -> tuple[Edit, ...]:
+    """The edits that multiply the learning rates, 1 at most."""
+    optimizer = spec.optimizer
+    rates = [("lr", optimizer.lr)]
+    rates += [("head_lr", optimizer.head_lr)] if optimizer.head_lr is not None else []
+    return tuple(
+        Edit(("optimizer", key), float(f"{min(lr * factor, 1.0):.2g}")) for key, lr in rates
+    )
 
 
 def _leaps(probe: Probe) -> float:
@@ -75,7 +131,7 @@ def _least_bad(
     )
 
 
-def _risen(losses: list[float], trivial: float) -> bool:
+def _has_risen(losses: list[float], trivial: float) -> bool:
     """True if a loss is ever far above its first value, or ends far above its lowest."""
     up = losses[-1] - min(losses)
     return not (max(losses) <= RISEN * losses[0] and up <= (RISEN - 1) * trivial)

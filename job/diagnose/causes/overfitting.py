@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from job.diagnose.case import Case, Finding, loss_changes, remedy
+from job.diagnose.case import Case, Finding, remedy, skill_changes
 from job.spec import Python
 from job.spec.patch import Edit
 
@@ -13,25 +13,36 @@ APART = 0.5
 
 
 def findings(case: Case) -> Iterator[Finding]:
-    """Findings on memorized tasks, with skill on the training split only, if an edit helps."""
+    """Findings on memorized tasks, with skill on the training split only.
+
+    An edit is offered only if it brings skill on the validation split: training less on labels
+    that the features do not tell is no remedy.
+    """
     for name in case.now.names:
         now = case.now
         train, held_out = now.skill(name), now.skill(name, "validation")
         if name not in case.open_tasks or not train - held_out > APART or held_out > 0:
             continue
-        best = case.best_edits(list(_regularized(case)), [name], "validation")
-        if best is None:
-            continue
-        edits, after = best
         evidence = (
             f"its skill is {train:.0%} on the training split and {held_out:.0%} on the validation "
             f"split: it is learned by heart, and what is learned does not hold for other samples"
         )
-        effect = loss_changes(now, after, [name], "validation")
-        case.accept(edits, after)
-        yield Finding(
-            "overfitting", name, evidence, remedy(edits), edits, effect, (name,), split="validation"
-        )
+        for edits in _regularized(case):
+            tried = case.probe_with(*edits)
+            if tried is None or not tried.knows(name):
+                continue
+            if not [other for other in case.harmed(tried) if other != name]:
+                effect = skill_changes(now, tried, [name])
+                case.accept(edits, tried)
+                yield Finding("overfitting", name, evidence, remedy(edits), edits, effect, (name,))
+                break
+        else:
+            data = (
+                "more samples, or features that tell it; check that each label stands in the row "
+                "of its features. Neither dropout nor fewer epochs brought skill on the validation "
+                "split"
+            )
+            yield Finding("overfitting", name, evidence, data)
 
 
 def _regularized(case: Case) -> Iterator[tuple[Edit, ...]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from job.diagnose.case import Case, Finding, loss_changes, remedy
+from job.diagnose.case import Case, Finding, remedy, skill_changes
 from job.model.labels import is_complete
 from job.model.losses import TaskLoss
 from job.spec import Huber, JobSpec, Python, Task
@@ -47,12 +47,12 @@ def _saturated(case: Case, limit: float, tasks: Sequence[Task]) -> Iterator[Find
                 f"saturated at {share:.0%} → {now:.0%} of its elements",
             )
             continue
-        best = case.best_edits(list(_candidates(case, k)), [name], at_any_cost=True)
+        best = case.best_edits(list(_candidates(case, k)), [name])
         if best is None:
             continue
         edits, after = best
         effect = f"{share:.0%} → {after.saturated(name):.0%} saturated; "
-        effect += loss_changes(case.now, after, [name])
+        effect += skill_changes(case.now, after, [name])
         case.accept(edits, after)
         evidence = _evidence(first.spec, k, share)
         yield Finding("saturated_loss", name, evidence, remedy(edits), edits, effect, (name,))

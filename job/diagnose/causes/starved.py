@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from job.diagnose.case import Case, Finding, loss_changes, remedy
+from job.diagnose.case import Case, Finding, remedy, skill_changes
 from job.diagnose.probe import Probe, grad_share
 from job.spec import RunningMean, RunningMeanSqrtN, TorchJD
 from job.spec.patch import Edit
@@ -40,7 +40,7 @@ def findings(case: Case) -> Iterator[Finding]:
             remedy(edits),
             edits,
             f"its share becomes {grad_share(after, name):.1%}; "
-            f"{loss_changes(case.now, after, [name])}",
+            f"{skill_changes(case.now, after, [name])}",
             (name,),
         )
     case.accept(edits, after)

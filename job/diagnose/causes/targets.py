@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from job.data.dataset import Dataset
-from job.diagnose.case import Case, Finding, loss_changes, remedy
+from job.diagnose.case import Case, Finding, remedy, skill_changes
 from job.model.baselines import is_constant
 from job.model.labels import is_complete, labelled
 from job.model.losses import RANGES, TaskLoss, share_outside
@@ -79,12 +79,12 @@ def _out_of_range(case: Case, k: int, target: Tensor) -> Finding | None:
         f"{task.activation}: they reach from {known.min():.3g} to {known.max():.3g}"
     )
     edit = Edit(("tasks", k, "activation"), "identity")
-    best = case.best_edits([(edit,)], [task.name], at_any_cost=True)
+    best = case.best_edits([(edit,)], [task.name])
     if best is None:
         scaled = "scale the target into the activation's range"
         return Finding("targets", task.name, evidence, scaled)
     edits, after = best
-    effect = loss_changes(case.now, after, [task.name])
+    effect = skill_changes(case.now, after, [task.name])
     case.accept(edits, after)
     return Finding("targets", task.name, evidence, remedy(edits), edits, effect, (task.name,))
 

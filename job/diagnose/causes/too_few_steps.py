@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from job.diagnose.case import GAIN, Case, Finding, gain, loss_changes, remedy
+from job.diagnose.case import Case, Finding, remedy, skill_changes
 from job.diagnose.probe import STEPS
 from job.spec.patch import Edit
 
@@ -22,14 +22,14 @@ def findings(case: Case) -> Iterator[Finding]:
         tried = case.probe_with(epochs)
         if tried is None:
             return
-        learned = [n for n in stuck if tried.skill(n) > 0 and gain(now, tried, n) >= GAIN]
+        learned = [n for n in case.helped(tried, stuck) if tried.skill(n) > 0]
         if 2 * len(learned) < len(stuck):
             continue
         evidence = (
             f"the run is over after {now.planned} steps ({now.batches} an epoch), before anything "
             f"is learned; with {more} times as many steps it is learned"
         )
-        effect = loss_changes(now, tried, learned)
+        effect = skill_changes(now, tried, learned)
         case.accept([epochs], tried)
         edits = (epochs,)
         yield Finding("too_few_steps", None, evidence, remedy(edits), edits, effect, tuple(learned))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from job.diagnose.case import Case, Finding, loss_changes, remedy
+from job.diagnose.case import Case, Finding, remedy, skill_changes
 from job.diagnose.reach import Reach
 from job.model.labels import is_complete
 from job.model.losses import TaskLoss
@@ -29,15 +29,17 @@ def findings(case: Case) -> Iterator[Finding]:
     far = [name for name in slow if reach[name].least < 1]
     far = [name for name in far if name in case.not_learning()] or far
     edits = _edits(case, far) if far else []
+    if all(edit.path[0] in ("optimizer", "train") for edit in edits):
+        return  # the targets are near enough: whether the rate is too low, a range test tells
     tried = case.probe_with(*edits) if edits else None
     if tried is None:
         return
-    helped = case.helped(tried, far)
+    helped = () if case.harmed(tried) else case.helped(tried, far)
     for name in sorted(helped, key=lambda name: reach[name].least):
         own = tuple(edit for edit in edits if _concerns(case, edit, name))
         after = case.reach_of(edited(case.spec, edits))[name].least
         effect = (
-            f"{loss_changes(case.now, tried, [name])}; the distance that the outputs can move "
+            f"{skill_changes(case.now, tried, [name])}; the distance that the outputs can move "
             f"becomes {after:.2g} times the needed one"
         )
         evidence = _evidence(case, name, reach[name])

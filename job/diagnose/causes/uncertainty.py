@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 
 from job.balance.uncertainty import resting_weight
-from job.diagnose.case import Case, Finding, loss_changes, remedy
+from job.diagnose.case import Case, Finding, remedy, skill_changes
 from job.diagnose.probe import Probe, grad_share
 from job.spec import Uncertainty
 from job.spec.patch import Edit
@@ -70,7 +70,7 @@ def _frozen(case: Case, balance: Uncertainty, late: dict[str, _Gap]) -> Iterator
     if best is not None:
         edits, after = best
         helped = case.helped(after, case.open_tasks)
-        effect = loss_changes(case.now, after, helped)
+        effect = skill_changes(case.now, after, helped)
         case.accept(edits, after)
         yield Finding("uncertainty", name, evidence, remedy(edits), edits, effect, helped)
     elif case.not_learning() or any(
@@ -97,6 +97,6 @@ def _resting(case: Case, balance: Uncertainty) -> Iterator[Finding]:
         return
     edits, after = best
     helped = case.helped(after, stuck)
-    effect = loss_changes(case.now, after, helped)
+    effect = skill_changes(case.now, after, helped)
     case.accept(edits, after)
     yield Finding("uncertainty", None, evidence, remedy(edits), edits, effect, helped)

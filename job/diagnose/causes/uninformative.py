@@ -4,43 +4,83 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from job.diagnose.case import GAIN, KNOWS, Case, Finding
+from job.diagnose.case import GAIN, Case, Finding
+from job.diagnose.causes import learning_rate, settings
 from job.diagnose.probe import Probe
 from job.spec.patch import Edit
 
 
 def findings(case: Case, explained: set[str]) -> Iterator[Finding]:
-    """Findings on stuck tasks without another finding, from a probe of each task alone.
+    """Findings on tasks without validation skill and without another finding, each trained alone.
 
-    explained: tasks that other findings concern.
+    None if no task has any: then the fault is one of the whole run. explained: tasks that other
+    findings concern.
     """
-    for name in [n for n in case.not_learning() if n not in explained]:
-        if len(case.now.names) == 1 or (alone := _alone(case, name)) is None:
+    if not any(case.now.knows(name) for name in case.now.names):
+        return
+    for name in case.open_tasks:
+        unclear = case.now.measured(name) is not None and not case.now.knows(name)
+        if (
+            not unclear
+            or name in explained
+            or (alone := case.probe_with(*_alone(case, name))) is None
+        ):
             continue
-        trivial, loss = case.now.trivial(name), case.now.end(name)
-        evidence = (
-            f"its loss, {loss:.3g}, is no better than the trivial prediction's, {trivial:.3g}"
-        )
+        evidence = f"its skill on the validation split is {_skill(case.now, name)}"
         # Every task learns faster alone, so only one far from its trivial prediction is a finding.
-        if alone.skill(name) > KNOWS and case.now.expected_skill(name) < -GAIN:
-            evidence += (
-                f"; trained alone it ends at {alone.end(name):.3g}: it does not learn beside the "
-                f"others"
+        if alone.knows(name):
+            if case.now.expected_skill(name) < -GAIN:
+                evidence += f", and {_skill(alone, name)} when trained alone"
+                yield Finding("conflict", name, evidence, "give it a trunk, or a run, of its own")
+            continue
+        tried = list(_tried(case, name))
+        best = max(tried, key=lambda each: each[1].skill(name, "validation"), default=None)
+        if best is not None and best[1].knows(name):
+            evidence += f", and {_skill(best[1], name)} when trained alone with {best[0]}"
+            yield Finding(
+                "conflict", name, evidence, "give it a run of its own, with these settings"
             )
-            yield Finding("conflict", name, evidence, "give it a trunk, or a run, of its own")
-        elif alone.skill(name) <= KNOWS:
-            evidence += (
-                f"; trained alone it ends at {alone.end(name):.3g}, and no tried edit lowers its "
-                f"loss by {GAIN:.0%}"
-            )
-            remedy = "the features may hold nothing about this target: supply others"
-            yield Finding("uninformative", name, evidence, remedy)
+            continue
+        evidence += (
+            f", and {_skill(alone, name)} when trained alone; alone, none of {len(tried)} other "
+            f"settings of rate, scale and regularisation gives it any"
+        )
+        remedy = "the features may hold nothing about this target: supply others"
+        yield Finding("uninformative", name, evidence, remedy)
 
 
-def _alone(case: Case, name: str) -> Probe | None:
-    """A probe of the task without the others."""
+def unexplained(case: Case, control: Probe, name: str) -> Finding:
+    """The finding on a task without skill for which no cause was found."""
+    evidence = (
+        f"its skill on the validation split is {_skill(case.now, name)}, and with permuted targets, "
+        f"of which nothing can be known, {_skill(control, name)}; {case.probes} probes found no "
+        f"cause"
+    )
+    remedy = (
+        "check that each label stands in the row of its features, that the features can tell the "
+        "target, and train for longer"
+    )
+    return Finding("no_skill", name, evidence, remedy)
+
+
+def _skill(probe: Probe, name: str) -> str:
+    skill = probe.measured(name)
+    return "not measurable" if skill is None else f"{skill.value:.1%} ± {skill.error:.1%}"
+
+
+def _tried(case: Case, name: str) -> Iterator[tuple[str, Probe]]:
+    """Probes of the task alone with other settings, and those in words."""
+    spec, usual = case.spec, settings.usual(case)
+    for edits in ((usual,) if usual else ()) + learning_rate.around(spec):
+        probe = case.probe_with(*_alone(case, name), *edits)
+        if probe is not None:
+            yield ", ".join(map(str, edits)), probe
+
+
+def _alone(case: Case, name: str) -> tuple[Edit, ...]:
+    """The edits that leave the task without the others."""
     task = next(t for t in case.spec.tasks if t.name == name)
-    return case.probe_with(
+    return (
         Edit(("tasks",), [task.model_dump(mode="json")]),
         Edit(("balance",), {"kind": "fixed"}),
         Edit(("gates",), []),

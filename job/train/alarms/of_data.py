@@ -54,12 +54,12 @@ def data_alarms(spec: JobSpec, data: Dataset, scalings: Mapping[str, Scaling]) -
         ):
             if message:
                 yield Alarm(kind=kind, message=message, step=0)
-    if message := _copied(data):
+    if message := copied_samples(data):
         yield Alarm(kind="copied_samples", message=message, step=0)
     if spec.data.split == "tail":
         for task in spec.tasks:
             targets = (split.targets[task.name] for split in (data.train, data.validation))
-            if message := _shift(task, *targets):
+            if message := shifted_targets(task, *targets):
                 yield Alarm(kind="split_shift", message=message, step=0, task=task.name)
 
 
@@ -153,7 +153,7 @@ def _remedy(how: Input, of: str, data: Dataset) -> str:
     return _REMEDIES[str(how.scale)].format(scale=key)
 
 
-def _copied(data: Dataset) -> str:
+def copied_samples(data: Dataset) -> str:
     """The message about validation samples that copy training samples or each other; "" if few.
 
     Copies have the same features and the same targets.
@@ -175,14 +175,20 @@ def _copied(data: Dataset) -> str:
     )
 
 
-def _digests(split: Split) -> list[bytes]:
-    """A digest of each sample's features and targets."""
+def feature_digests(split: Split) -> list[bytes]:
+    """A digest of each sample's features."""
+    return _digests(split, targets=False)
+
+
+def _digests(split: Split, targets: bool = True) -> list[bytes]:
+    """A digest of each sample's features, and of its targets if asked."""
     largest = max(split.inputs.values(), key=lambda x: prod(x.shape[1:]))
-    return [digest for some in spans(largest) for digest in _some_digests(split, some)]
+    return [digest for some in spans(largest) for digest in _some_digests(split, some, targets)]
 
 
-def _some_digests(split: Split, some: slice) -> list[bytes]:
-    columns = [x[some] for x in (*split.inputs.values(), *split.targets.values())]
+def _some_digests(split: Split, some: slice, targets: bool) -> list[bytes]:
+    values = (*split.inputs.values(), *(split.targets.values() if targets else ()))
+    columns = [x[some] for x in values]
     rows = [column.reshape(len(column), -1).numpy() for column in columns]
     return [
         blake2b(b"".join(row.tobytes() for row in sample), digest_size=16).digest()
@@ -198,7 +204,7 @@ def _with_labels(target: Tensor) -> int:
     return int(labelled(target).reshape(len(target), -1).any(1).sum())
 
 
-def _shift(task: Task, train: Tensor, validation: Tensor) -> str:
+def shifted_targets(task: Task, train: Tensor, validation: Tensor) -> str:
     """The message if a task's targets differ strongly between the splits; "" if they do not.
 
     A difference is strong beyond a bound that no chance reaches: of classes, a total variation

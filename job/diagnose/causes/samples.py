@@ -1,0 +1,187 @@
+"""Faults of the samples: copies, outliers, and labels that do not go with their features.
+
+No edit of a spec mends the data, so none is offered. What the labels of a split have to do with
+its features is asked of predictions without a network (see job.diagnose.neighbours).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from job.data.dataset import Dataset
+from job.diagnose.case import Case, Finding
+from job.diagnose.neighbours import Rows, rows_of, skill_across, skill_within
+from job.model.labels import labelled
+from job.model.skill import Skill
+from job.spec import Task
+from job.train.alarms.of_data import copied_samples, feature_digests, shifted_targets
+
+CLEAR = 0.1
+"""Skill that is no accident, if it is also above 0 by its error."""
+ALONE = 20.0
+"""Distance of an outlier from the median, in standard deviations of the middle half."""
+WEIGHT = 0.5
+"""Part of the squared deviations that outliers have, above which they decide what is learned."""
+FEW = 0.02
+"""Part of the labels that are outliers, at most; more are a heavy tail."""
+CONTRADICTED = 0.1
+"""Part of the training samples that have the features of another and not its target."""
+ROWS = (-2, -1, 1, 2)
+"""Numbers of rows by which targets may be shifted against features."""
+
+
+def findings(case: Case) -> Iterator[Finding]:
+    """Findings on the samples of all tasks, then on those of tasks that are weak."""
+    data = case.first.data
+    if message := copied_samples(data):
+        remedy = "drop the copies, or keep them together with data.split"
+        yield Finding("copied_samples", None, message, remedy)
+    for task in case.original.tasks:
+        if task.name in case.open_tasks and (outliers := _outliers(task, data)):
+            yield outliers
+    for task in case.original.tasks:
+        if task.name in case.weak() and (fault := _labels(task, data) or _order(task, data)):
+            case.closed.add(task.name)
+            yield fault
+
+
+def _outliers(task: Task, data: Dataset) -> Finding | None:
+    """The finding on a few targets so far off that a squared error hardly sees the others."""
+    target = data.train.targets[task.name]
+    if task.loss.of_classes or task.loss.kind == "binary_cross_entropy":
+        return None
+    known = target[labelled(target).reshape(target.shape)].double()
+    low, middle, high = _quartiles(known)
+    spread = (high - low) / 1.349
+    far = (known - middle).abs()
+    off = far > ALONE * spread
+    part = float(far[off].square().sum() / far.square().sum().clamp(min=1e-300))
+    count = int(off.sum())
+    if spread <= 0 or not count or count > max(FEW * len(known), 1) or part < WEIGHT:
+        return None
+    evidence = (
+        f"{count} of {len(known):,} training labels lie {ALONE:g} or more standard deviations "
+        f"(of the middle half) from the median, {middle:.4g}, up to {far.max() / spread:.3g}: they "
+        f"make {part:.0%} of the squared deviations"
+    )
+    remedy = "check them, and correct or drop them; no edit of the training replaces that"
+    return Finding("outliers", task.name, evidence, remedy)
+
+
+def _quartiles(values: Tensor) -> tuple[float, float, float]:
+    ordered = values.flatten().sort().values
+    low, middle, high = (float(ordered[int(q * (len(ordered) - 1))]) for q in (0.25, 0.5, 0.75))
+    return low, middle, high
+
+
+def _labels(task: Task, data: Dataset) -> Finding | None:
+    """The finding on samples with the same features and different targets."""
+    groups: dict[bytes, list[int]] = defaultdict(list)
+    for i, digest in enumerate(feature_digests(data.train)):
+        groups[digest].append(i)
+    target = (
+        data.train.targets[task.name].flatten(1)
+        if data.train.targets[task.name].dim() > 1
+        else data.train.targets[task.name][:, None]
+    )
+    count = sum(
+        len(group)
+        for group in groups.values()
+        if len(group) > 1 and not bool((target[group] == target[group[0]]).all())
+    )
+    if count <= CONTRADICTED * len(data.train):
+        return None
+    evidence = (
+        f"{count} of {len(data.train)} training samples have exactly the features of another one "
+        f"and a different target"
+    )
+    remedy = "check the labels, or add the features that tell these samples apart"
+    return Finding("wrong_labels", task.name, evidence, remedy)
+
+
+def _order(task: Task, data: Dataset) -> Finding | None:
+    """The finding on labels in other rows than their features, or on splits that differ."""
+    rows = rows_of(data, task)
+    if rows is None or max(data.train.overlap, data.validation.overlap) > 1:
+        return None
+    train, held_out = rows["train"], rows["validation"]
+    inside, there = skill_within(train), skill_within(held_out)
+    if not _is_clear(inside):
+        return _shifted(task, train) or _wrong(task, "training", inside, "validation", there)
+    across = skill_across(train, held_out)
+    if across is None or (across.low > 0 and across.value > CLEAR / 2):
+        return None
+    if _is_clear(there):
+        return Finding(
+            "split_shift",
+            task.name,
+            f"a simple prediction (similar samples, a linear map) has a skill of "
+            f"{_words(inside)} inside the training split and of {_words(there)} inside the "
+            f"validation split, but what it learns from the first gives {_words(across)} on the "
+            f"second: {_difference(task, data, train, held_out)}",
+            "make the splits alike (data.split), or find out what changed between them; no edit of "
+            "the training replaces that",
+        )
+    if shift := shifted_targets(
+        task, data.train.targets[task.name], data.validation.targets[task.name]
+    ):
+        return Finding("split_shift", task.name, shift, "make the splits alike (data.split)")
+    return _wrong(task, "validation", there, "training", inside)
+
+
+def _shifted(task: Task, rows: Rows) -> Finding | None:
+    """The finding on targets that go with the features some rows before or after."""
+    best = max(
+        ((skill, by) for by in ROWS if (skill := skill_within(rows, by)) is not None),
+        key=lambda each: each[0].value,
+        default=None,
+    )
+    if best is None or not _is_clear(best[0]):
+        return None
+    skill, by = best
+    where = f"{abs(by)} row{'s' if abs(by) > 1 else ''} {'further on' if by > 0 else 'before'}"
+    return Finding(
+        "shifted_rows",
+        task.name,
+        f"a simple prediction (similar samples, a linear map) has no skill on the targets, and "
+        f"{_words(skill)} on those {where}",
+        "move the targets back to the rows of their features, where the data is made",
+    )
+
+
+def _wrong(
+    task: Task, split: str, skill: Skill | None, other: str, there: Skill | None
+) -> Finding | None:
+    """The finding on labels of one split that have nothing to do with the features."""
+    if skill is None or not _is_clear(there) or skill.low > 0:
+        return None
+    return Finding(
+        "wrong_labels",
+        task.name,
+        f"a simple prediction (similar samples, a linear map) has a skill of {_words(there)} "
+        f"inside the {other} split and of {_words(skill)} inside the {split} split, as if its "
+        f"labels were shuffled",
+        f"check how features and labels of the {split} split are brought together",
+    )
+
+
+def _is_clear(skill: Skill | None) -> bool:
+    return skill is not None and skill.low > 0 and skill.value > CLEAR
+
+
+def _words(skill: Skill | None) -> str:
+    return "none" if skill is None else f"{max(skill.value, -9.99):.0%} ± {skill.error:.0%}"
+
+
+def _difference(task: Task, data: Dataset, train: Rows, held_out: Rows) -> str:
+    """Where the splits differ most: in the targets, in a feature, or in what connects them."""
+    targets = (data.train.targets[task.name], data.validation.targets[task.name])
+    if message := shifted_targets(task, *targets):
+        return message
+    distance = (train.x.mean(0) - held_out.x.mean(0)).abs() / train.x.std(0).clamp(min=1e-9)
+    if (most := float(distance.max())) > 1:
+        return f"the mean of one of its features differs by {most:.2g} standard deviations"
+    return "the features are alike, and what they say of the target is not"

@@ -1,0 +1,143 @@
+"""What simple predictions without a network know of a target: similar samples, or a linear map.
+
+They tell faults of the data from faults of the training: whether the labels of a split go with its
+features, and whether what holds in one split holds in the other.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from job.data.dataset import Dataset, Split
+from job.model.labels import labelled
+from job.model.skill import Skill, measure_skill
+from job.spec import Task
+
+SAMPLES = 1024
+"""Samples of a split, at most; they are consecutive, so that rows keep their neighbours."""
+WIDEST = 256
+"""Features of a sample, at most; of larger ones the mean, the first and the last position."""
+NEAR = 10
+"""Similar samples whose targets are averaged."""
+RIDGE = 1e-2
+"""Penalty of the linear map, as a part of the features' variance."""
+FOLDS = 5
+LONGEST = 5.0
+"""Distance from the median, in interquartile ranges, at which a feature is cut off."""
+
+
+class Rows(NamedTuple):
+    """Samples [n] as rows of features x [n, D] and of one task's target y [n, O], float64."""
+
+    x: Tensor
+    y: Tensor
+
+    def at(self, chosen: Tensor) -> Rows:
+        """Some of the rows."""
+        return Rows(self.x[chosen], self.y[chosen])
+
+
+def rows_of(data: Dataset, task: Task) -> dict[str, Rows] | None:
+    """The rows of both splits with a label, scaled as the training split; None without numbers."""
+    if not data.stats:
+        return None
+    raw = {"train": _features(data.train, data), "validation": _features(data.validation, data)}
+    low, middle, high = raw["train"].quantile(
+        torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64), dim=0
+    )
+    spread = torch.where(high > low, high - low, raw["train"].std(0).clamp(min=1e-30))
+    targets = {"train": _target(data.train, task), "validation": _target(data.validation, task)}
+    centre = targets["train"].nanmedian(0).values
+    size = (targets["train"] - centre).abs().nanmedian(0).values
+    rows = {}
+    for name, x in raw.items():
+        y = targets[name]
+        if not task.loss.of_classes:  # outliers must not decide
+            y = ((y - centre) / torch.where(size > 0, size, 1.0)).clamp(-10, 10)
+        whole = y.isfinite().all(1)
+        scaled = ((x - middle) / spread).clamp(-LONGEST, LONGEST)
+        rows[name] = Rows(scaled[whole], y[whole])
+    return rows
+
+
+def skill_within(rows: Rows, shift: int = 0) -> Skill | None:
+    """The skill on each fifth of the rows of what the other rows tell.
+
+    shift: features are taken with the target of the row so many places on. None if the rows are
+    too few, or their target never changes.
+    """
+    x, y = rows
+    if shift:
+        first, last = max(-shift, 0), len(x) - max(shift, 0)
+        x, y = x[first:last], y[first + shift : last + shift]
+    guess = torch.zeros_like(y)
+    for fold in range(FOLDS):
+        inside = torch.arange(len(x)) * FOLDS // max(len(x), 1) == fold
+        guess[inside] = _best_guess(Rows(x[~inside], y[~inside]), x[inside])
+    return _skill(guess, y)
+
+
+def skill_across(given: Rows, asked: Rows) -> Skill | None:
+    """The skill on rows `asked` of what rows `given` tell."""
+    return _skill(_best_guess(given, asked.x), asked.y)
+
+
+def _features(split: Split, data: Dataset) -> Tensor:
+    """[n, D] numbers of the first samples; missing values are 0."""
+    first = torch.arange(min(len(split), SAMPLES))
+    columns = []
+    for name in data.stats:
+        x = split.inputs[name][first].double().nan_to_num()
+        x = x.flatten(1, -2) if x.dim() > 2 else x.unsqueeze(1)
+        if x[0].numel() > WIDEST:
+            x = torch.stack([x.mean(1), x[:, 0], x[:, -1]], 1)[..., :WIDEST]
+        columns.append(x.flatten(1))
+    return torch.cat(columns, 1)
+
+
+def _target(split: Split, task: Task) -> Tensor:
+    """[n, O] of the first samples: classes one-hot, means over the steps; NaN without a label."""
+    y = split.targets[task.name][: min(len(split), SAMPLES)]
+    known = labelled(y)
+    if task.loss.of_classes:
+        hot = functional.one_hot(y.clamp(min=0).long(), task.outputs).double()
+        hot[~known] = torch.nan
+        y = hot
+    else:
+        y = torch.where(known, y.double(), torch.nan)
+    rows: Tensor = y.flatten(1, -2).nanmean(1) if y.dim() > 2 else y
+    return rows
+
+
+def _best_guess(given: Rows, asked: Tensor) -> Tensor:
+    """What a linear map and similar samples say of features [m, D], on average: [m, O]."""
+    if len(given.x) <= NEAR:
+        return given.y.mean(0).expand(len(asked), -1)
+    near = torch.cdist(asked, given.x).topk(NEAR, largest=False).indices
+    return (given.y[near].mean(1) + _linear(given, asked)) / 2
+
+
+def _linear(given: Rows, asked: Tensor) -> Tensor:
+    """Ridge regression."""
+    centre, level = given.x.mean(0), given.y.mean(0)
+    x = given.x - centre
+    square = x.T @ x / len(x)
+    penalty = RIDGE * square.diagonal().mean().clamp(min=1e-12) + square.shape[0] / len(x) * 1e-2
+    weights = torch.linalg.solve(
+        square + penalty * torch.eye(len(square), dtype=x.dtype), x.T @ (given.y - level) / len(x)
+    )
+    bound = (given.y - level).abs().amax(0)
+    return level + ((asked - centre) @ weights).clamp(-bound, bound)
+
+
+def _skill(guess: Tensor, y: Tensor) -> Skill | None:
+    if len(y) < 2 * NEAR:
+        return None
+    trivial = (y - y.mean(0)).square().sum(1)
+    if not trivial.sum() > 0:
+        return None
+    return measure_skill((guess - y).square().sum(1), trivial, 1)
