@@ -52,8 +52,9 @@ WEAK = 0.1
 """Skill on the validation split below which the settings of the whole run are suspects."""
 GAIN = 0.1
 """Rise of skill that an edit must give a task that has none."""
-WORTH = 0.25
-"""The same for a task that has skill without the edit."""
+WORTH, RISEN = 0.3, 0.05
+"""Part of its loss that an edit must take from a task that has skill without it, and rise of the
+skill."""
 SURE = 3.0
 """Standard errors by which an edit must raise a skill. Of some tens of edits that do nothing, one
 is as far above 0 once in 40 diagnoses."""
@@ -209,7 +210,9 @@ def is_risen(before: Probe, after: Probe, task: str) -> bool:
 
 def _has_risen(before: Probe, after: Probe, task: str, split: str) -> bool:
     rise = after.rise(before, task, split)
-    least = WORTH if before.knows(task, split) else GAIN
+    least = GAIN
+    if before.knows(task, split):
+        least = max(WORTH * (1 - before.skill(task, split)), RISEN)
     return rise is not None and rise.value >= max(least, SURE * rise.error)
 
 

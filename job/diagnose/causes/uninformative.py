@@ -52,9 +52,9 @@ def findings(case: Case, explained: set[str]) -> Iterator[Finding]:
 def unexplained(case: Case, control: Probe, name: str) -> Finding:
     """The finding on a task without skill for which no cause was found."""
     evidence = (
-        f"its skill on the validation split is {_skill(case.now, name)}, and with permuted targets, "
-        f"of which nothing can be known, {_skill(control, name)}; {case.probes} probes found no "
-        f"cause"
+        f"its skill on the validation split is {_skill(case.now, name)}, and with permuted "
+        f"targets, of which nothing can be known, {_skill(control, name)}; {case.probes} probes "
+        f"found no cause"
     )
     remedy = (
         "check that each label stands in the row of its features, that the features can tell the "
