@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from job.diagnose.probe import Probe
@@ -165,18 +165,34 @@ class Case:
         self.edits += edits
         self.now = measured
 
+    def offer(self, finding: Finding, measured: Probe) -> Finding:
+        """The finding with its edits, which are kept; in words alone if they harm another task."""
+        lost = [name for name in self.harmed(measured) if name not in finding.helped]
+        if not lost:
+            self.accept(finding.edits, measured)
+            return finding
+        changes = skill_changes(self.now, measured, [*finding.helped, *lost])
+        words = f"{finding.remedy}, if what other tasks lose is worth it: {changes}"
+        return replace(finding, remedy=words, edits=(), effect="", helped=())
+
     def best_edits(
-        self, candidates: Iterable[tuple[Edit, ...]], tasks: Sequence[str]
+        self,
+        candidates: Iterable[tuple[Edit, ...]],
+        tasks: Sequence[str],
+        at_any_cost: bool = False,
     ) -> tuple[tuple[Edit, ...], Probe] | None:
         """The candidate that helps the tasks most, with its probe; None if no candidate helps.
 
-        A candidate must help one of the tasks and harm none. Candidates are compared by the tasks'
-        mean skill over the probe, then at its end.
+        A candidate must help one of the tasks and harm none. at_any_cost: it may harm others, as
+        happens when a task without gradient gets one; `offer` then decides. Candidates are compared
+        by the tasks' skill over the probe and at its end.
         """
         helpful: list[tuple[float, tuple[Edit, ...], Probe]] = []
         for edits in candidates:
             tried = self.probe_with(*edits)
-            if tried is not None and self.helped(tried, tasks) and not self.harmed(tried):
+            if tried is None or not self.helped(tried, tasks):
+                continue
+            if at_any_cost or not self.harmed(tried):
                 helpful.append((sum(_learned(tried, t) for t in tasks), edits, tried))
         if not helpful:
             return None

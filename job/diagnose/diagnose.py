@@ -188,7 +188,9 @@ def _without_skill(case: Case, findings: list[Finding]) -> list[Finding]:
     are probed again without theirs.
     """
     kept = [f for f in findings if not f.edits or not f.helped or _ends_with_skill(case.now, f)]
-    edits = list(dict.fromkeys(edit for finding in kept for edit in finding.edits))
+    edits: list[Edit] = []
+    for finding in kept:
+        edits += [edit for edit in finding.edits if edit not in edits]
     if len(kept) == len(findings) or len(edits) == len(case.edits):
         return kept if len(kept) < len(findings) else findings
     case.edits = []

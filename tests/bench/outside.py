@@ -136,7 +136,7 @@ def healthy(name: str, seed: int) -> Job:
             | {"transform": {"kind": "standardize"}},
         ],
         "balance": {"kind": "running_mean"},
-        "optimizer": {"lr": 3e-3},
+        "optimizer": {"lr": 1e-3},
         "train": {"epochs": epochs, "batch_size": 32, "threads": 1, "device": "cpu"},
     }
     return Job(copy.deepcopy(spec), arrays)
@@ -225,7 +225,7 @@ _model = partial(_set, section="model")
 BOTH = ("kind", "number")
 FAULTS = {
     "healthy": Fault(lambda job, draw: None, ()),
-    "rate too low": Fault(partial(_optimizer, lr=3e-5), ("learning_rate",)),
+    "rate too low": Fault(partial(_optimizer, lr=1e-5), ("learning_rate",)),
     "rate far too low": Fault(partial(_optimizer, lr=1e-6), ("learning_rate",)),
     "rate too high": Fault(partial(_optimizer, lr=0.5), ("learning_rate",)),
     "weight decay": Fault(partial(_optimizer, weight_decay=100.0), ("weight_decay",)),

@@ -140,8 +140,8 @@ def saturated(problem: Problem) -> None:
 
     def build(spec: JobSpec, data: Dataset) -> Trainer:
         training = Trainer(spec, data)
-        if spec.tasks[2].activation == "sigmoid":
-            _built_in(training).heads[2].output.bias.data.fill_(12.0)
+        if spec.task_names[-1] == "path" and spec.tasks[-1].activation == "sigmoid":
+            _built_in(training).heads[-1].output.bias.data.fill_(12.0)
         return training
 
     problem.build = build

@@ -58,13 +58,14 @@ def _without_gradient(case: Case, k: int, name: str) -> Finding:
     )
     if task.activation != "identity":
         edit = Edit(("tasks", k, "activation"), "identity")
-        best = case.best_edits([(edit,)], [name])
+        best = case.best_edits([(edit,)], [name], at_any_cost=True)
         evidence += f": its activation {task.activation} is flat at the present outputs"
         if best is not None:
             edits, after = best
             effect = skill_changes(case.now, after, [name])
-            case.accept(edits, after)
-            return Finding("blocked_path", name, evidence, remedy(edits), edits, effect, (name,))
+            words = remedy(edits)
+            finding = Finding("blocked_path", name, evidence, words, edits, effect, (name,))
+            return case.offer(finding, after)
     cut = (
         "find the place where its loss is cut off from its head, such as a .detach(): this is a "
         "fault of the code, which no edit of the spec can mend"

@@ -47,15 +47,16 @@ def _saturated(case: Case, limit: float, tasks: Sequence[Task]) -> Iterator[Find
                 f"saturated at {share:.0%} → {now:.0%} of its elements",
             )
             continue
-        best = case.best_edits(list(_candidates(case, k)), [name])
+        best = case.best_edits(list(_candidates(case, k)), [name], at_any_cost=True)
         if best is None:
             continue
         edits, after = best
         effect = f"{share:.0%} → {after.saturated(name):.0%} saturated; "
         effect += skill_changes(case.now, after, [name])
-        case.accept(edits, after)
         evidence = _evidence(first.spec, k, share)
-        yield Finding("saturated_loss", name, evidence, remedy(edits), edits, effect, (name,))
+        words = remedy(edits)
+        finding = Finding("saturated_loss", name, evidence, words, edits, effect, (name,))
+        yield case.offer(finding, after)
 
 
 def _evidence(spec: JobSpec, k: int, share: float) -> str:

@@ -79,14 +79,15 @@ def _out_of_range(case: Case, k: int, target: Tensor) -> Finding | None:
         f"{task.activation}: they reach from {known.min():.3g} to {known.max():.3g}"
     )
     edit = Edit(("tasks", k, "activation"), "identity")
-    best = case.best_edits([(edit,)], [task.name])
+    best = case.best_edits([(edit,)], [task.name], at_any_cost=True)
     if best is None:
         scaled = "scale the target into the activation's range"
         return Finding("targets", task.name, evidence, scaled)
     edits, after = best
     effect = skill_changes(case.now, after, [task.name])
-    case.accept(edits, after)
-    return Finding("targets", task.name, evidence, remedy(edits), edits, effect, (task.name,))
+    words = remedy(edits)
+    finding = Finding("targets", task.name, evidence, words, edits, effect, (task.name,))
+    return case.offer(finding, after)
 
 
 def _leak(

@@ -35,6 +35,8 @@ def findings(case: Case, explained: set[str]) -> Iterator[Finding]:
             continue
         tried = list(_tried(case, name))
         best = max(tried, key=lambda each: each[1].skill(name, "validation"), default=None)
+        if max(probe.skill(name) for probe in (alone, *(each for _, each in tried))) < -GAIN:
+            continue  # not even the trivial prediction is reached, so the features are not to blame
         if best is not None and best[1].knows(name):
             evidence += f", and {_skill(best[1], name)} when trained alone with {best[0]}"
             yield Finding(
