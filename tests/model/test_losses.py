@@ -149,6 +149,17 @@ def test_low_precision_outputs_are_judged_in_float32() -> None:
 # --- transforms -------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("deviation", [1e-9, 1e-3, 1e6])
+def test_standardize_works_at_any_scale(deviation: float) -> None:
+    """However small or large its unit, a target that varies gets deviation 1; rounding does not."""
+    made = loss_of({"kind": "mse"}, outputs=2, transform={"kind": "standardize"})
+    y = torch.randn(200, 2, generator=torch.Generator().manual_seed(0)) * deviation
+    y[:, 1] = 1e3 + 1e-5 * y[:, 1] / deviation  # below what float32 can tell from 1000
+    made.fit(y)
+    assert made.transformed(y)[:, 0].std(correction=0).item() == pytest.approx(1, rel=1e-4)
+    assert made.scale[1] == 1
+
+
 def test_standardize_is_fitted_per_output_on_what_it_is_given() -> None:
     """Shift and scale are mean and population deviation of each output over the given targets, and
     judging others leaves them alone."""

@@ -23,6 +23,8 @@ from job.spec import GaussianNLL, Huber, Loss, Quantile, Scale, Task
 
 Measure = Callable[[Loss, Tensor, Tensor], Tensor]
 TINY = 1e-6
+ROUNDING = 1e-6
+"""A standard deviation below this part of the largest label is rounding of float32, no spread."""
 FAR = 60.0
 """Log of the largest predicted deviation over the least one, so that it is finite."""
 FLAT = 0.05
@@ -77,7 +79,9 @@ class TaskLoss(nn.Module):
         if self.task.transform.kind == "standardize":
             mean, deviation = self._moments(target)
             self.shift.copy_(mean)
-            self.scale.copy_(torch.where(deviation > TINY, deviation, 1.0))
+            largest = target.flatten(0, -2).abs().nan_to_num().amax(0).double()
+            rounding = (ROUNDING * largest).clamp(min=torch.finfo(torch.float32).tiny)
+            self.scale.copy_(torch.where(deviation > rounding, deviation, 1.0))
         if self.task.class_weight == "balanced":
             counts = self._class_counts(target)
             # A class without a label counts as one seen once: its weight is finite.
