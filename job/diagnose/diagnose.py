@@ -171,6 +171,7 @@ CAUSES: tuple[Cause, ...] = (
     uncertainty.findings,
     starved.findings,
     conflict.findings,
+    settings.width,
     overfitting.findings,
 )
 """In an order in which an earlier cause may hide a later one."""

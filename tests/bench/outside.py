@@ -234,7 +234,7 @@ FAULTS = {
     ),
     "clip": Fault(
         lambda job, draw: job.spec.update(
-            optimizer={"kind": "sgd", "lr": 0.05}, train=job.spec["train"] | {"clip": 1e-4}
+            optimizer={"kind": "sgd", "lr": 0.01}, train=job.spec["train"] | {"clip": 1e-4}
         ),
         ("clip",),
     ),

@@ -227,7 +227,7 @@ def test_findings_do_not_depend_on_the_speed(monkeypatch: pytest.MonkeyPatch) ->
     quick = diagnosed("starved")
     set_clock(monkeypatch, 0.4)
     slow = planted("walks", "starved").diagnose()
-    assert not slow.late
+    assert slow.cut is None
     assert slow.before.evaluations[-1].step == quick.before.evaluations[-1].step == 160
     assert slow.findings == quick.findings != []
 
@@ -238,7 +238,7 @@ def test_a_diagnosis_has_an_end(monkeypatch: pytest.MonkeyPatch, seconds: float)
     reports that."""
     set_clock(monkeypatch, seconds)
     diagnosis = planted("walks", "far_off").diagnose()
-    assert diagnosis.late
+    assert diagnosis.cut == "time"
     assert diagnosis.before.cut
     assert diagnosis.edits == []
 

@@ -143,7 +143,7 @@ def test_diagnosis(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spec, data = tiny_job(tmp_path)
     tasks = [task.model_copy(update={"unit": HOSTILE}) for task in spec.tasks]
     probed = probe(Trainer(spec.model_copy(update={"tasks": tuple(tasks)}), data))
-    diagnosis = Diagnosis([], [], probed, probed, late=False)
+    diagnosis = Diagnosis([], [], probed, probed, None, 1, None)
     print_diagnosis(Screen(), diagnosis, {})
     assert_printable(capsys.readouterr().out)
     assert json.dumps(diagnosis_json(diagnosis, {})).isascii()

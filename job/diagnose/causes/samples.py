@@ -82,11 +82,7 @@ def _labels(task: Task, data: Dataset) -> Finding | None:
     groups: dict[bytes, list[int]] = defaultdict(list)
     for i, digest in enumerate(feature_digests(data.train)):
         groups[digest].append(i)
-    target = (
-        data.train.targets[task.name].flatten(1)
-        if data.train.targets[task.name].dim() > 1
-        else data.train.targets[task.name][:, None]
-    )
+    target = data.train.targets[task.name].reshape(len(data.train), -1)
     count = sum(
         len(group)
         for group in groups.values()
@@ -104,17 +100,20 @@ def _labels(task: Task, data: Dataset) -> Finding | None:
 
 def _order(task: Task, data: Dataset) -> Finding | None:
     """The finding on labels in other rows than their features, or on splits that differ."""
-    rows = rows_of(data, task)
-    if rows is None or max(data.train.overlap, data.validation.overlap) > 1:
+    if max(data.train.overlap, data.validation.overlap) > 1:
+        return None
+    if (rows := rows_of(data, task)) is None:
         return None
     train, held_out = rows["train"], rows["validation"]
     inside, there = skill_within(train), skill_within(held_out)
     if not _is_clear(inside):
-        return _shifted(task, train) or _wrong(task, "training", inside, "validation", there)
+        return _shifted(task, train, inside) or _wrong(
+            task, "training", inside, "validation", there
+        )
     across = skill_across(train, held_out)
-    if across is None or (across.low > 0 and across.value > CLEAR / 2):
+    if not _is_below(across, inside):
         return None
-    if _is_clear(there):
+    if _is_clear(there) and _is_below(across, there):
         return Finding(
             "split_shift",
             task.name,
@@ -132,14 +131,14 @@ def _order(task: Task, data: Dataset) -> Finding | None:
     return _wrong(task, "validation", there, "training", inside)
 
 
-def _shifted(task: Task, rows: Rows) -> Finding | None:
+def _shifted(task: Task, rows: Rows, inside: Skill | None) -> Finding | None:
     """The finding on targets that go with the features some rows before or after."""
     best = max(
         ((skill, by) for by in ROWS if (skill := skill_within(rows, by)) is not None),
         key=lambda each: each[0].value,
         default=None,
     )
-    if best is None or not _is_clear(best[0]):
+    if best is None or not _is_clear(best[0]) or not _is_below(inside, best[0]):
         return None
     skill, by = best
     where = f"{abs(by)} row{'s' if abs(by) > 1 else ''} {'further on' if by > 0 else 'before'}"
@@ -156,7 +155,7 @@ def _wrong(
     task: Task, split: str, skill: Skill | None, other: str, there: Skill | None
 ) -> Finding | None:
     """The finding on labels of one split that have nothing to do with the features."""
-    if skill is None or not _is_clear(there) or skill.low > 0:
+    if not _is_clear(there) or not _is_below(skill, there):
         return None
     return Finding(
         "wrong_labels",
@@ -170,6 +169,13 @@ def _wrong(
 
 def _is_clear(skill: Skill | None) -> bool:
     return skill is not None and skill.low > 0 and skill.value > CLEAR
+
+
+def _is_below(skill: Skill | None, other: Skill | None) -> bool:
+    """True if a skill is surely lower than another one, and no clear one itself."""
+    if skill is None or other is None or _is_clear(skill):
+        return False
+    return skill.value + 2 * skill.error < other.low
 
 
 def _words(skill: Skill | None) -> str:

@@ -1,4 +1,4 @@
-"""Settings that keep every task from learning: scale, weight decay, dropout, clip, batch, width.
+"""Settings that keep every task from learning: scale, weight decay, dropout, clip and the like.
 
 All that are far from the usual are set right in one probe. If it helps a task, each is put back in
 turn: those without which a task learns less are to blame. So one fault cannot hide another.
@@ -50,21 +50,27 @@ def findings(case: Case) -> Iterator[Finding]:
 
 def usual(case: Case) -> tuple[Edit, ...]:
     """The edits that bring every setting far from the usual there; none if there is no such."""
-    return _edits([*_suspects(case), *_initialization(case.spec)])
+    spec = case.spec
+    return _edits([*_suspects(case), *_width(spec), *_initialization(spec)])
 
 
 def start(case: Case) -> Iterator[Finding]:
     """Findings on how the network starts, and on activations of weak tasks' heads."""
-    yield from _to_blame(case, [*_initialization(case.spec), *_activations(case)])
+    if case.weak():
+        yield from _to_blame(case, [*_initialization(case.spec), *_activations(case)])
+
+
+def width(case: Case) -> Iterator[Finding]:
+    """A finding on a trunk so narrow that the tasks get in each other's way."""
+    yield from _to_blame(case, list(_width(case.spec)))
 
 
 def _to_blame(case: Case, suspects: Sequence[_Suspect]) -> Iterator[Finding]:
-    """A finding for each suspect without which a weak task learns more."""
-    weak = case.weak()
-    if not weak or not suspects:
+    """A finding for each suspect without which a task learns more."""
+    if not suspects:
         return
     tried = case.probe_with(*_edits(suspects))
-    helped = () if tried is None or case.harmed(tried) else case.helped(tried, weak)
+    helped = () if tried is None or case.harmed(tried) else case.helped(tried, case.open_tasks)
     if tried is None or not helped:
         return
     for suspect in suspects:
@@ -93,7 +99,7 @@ def _edits(suspects: Sequence[_Suspect]) -> tuple[Edit, ...]:
 
 def _suspects(case: Case) -> list[_Suspect]:
     spec = case.spec
-    of_spec = (*_decay(spec), *_dropout(spec), *_clip(spec), *_width(spec))
+    of_spec = (*_decay(spec), *_dropout(spec), *_clip(spec))
     return [*_scales(case), *of_spec, *_batch(case)]
 
 
