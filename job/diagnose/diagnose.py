@@ -47,7 +47,7 @@ Build = Callable[[JobSpec, Dataset], Trainer]
 Cause = Callable[[Case], Iterator[Finding]]
 
 
-SECONDS = 600.0
+SECONDS = 3600.0
 """Last limit of a diagnosis. It is far above what a small job needs even on a busy machine."""
 
 
@@ -212,7 +212,8 @@ def _unexplained(case: Case, control: Probe, findings: list[Finding]) -> Iterato
     if any(finding.task is None and not finding.helped for finding in findings):
         return
     for name in case.open_tasks:
-        if name not in _explained(findings) and not _knows(case.now, control, name):
+        unknown = not case.now.is_hopeful(name) and not _knows(case.now, control, name)
+        if unknown and name not in _explained(findings):
             yield uninformative.unexplained(case, control, name)
 
 

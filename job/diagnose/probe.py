@@ -153,6 +153,10 @@ class Probe:
         trivial = self.trivial(task)
         return 1 - max(losses[-1] - left, 0.0) / trivial if trivial else math.nan
 
+    def is_hopeful(self, task: str) -> bool:
+        """True if a run that is longer than the probe may still teach a task: its loss falls."""
+        return not self.is_whole_run and self.expected_skill(task) > 0
+
     def saturated(self, task: str) -> float:
         """Share of elements with a saturated loss, mean over the evaluations."""
         k = self.names.index(task)

@@ -22,7 +22,7 @@ from job.spec.patch import Edit, Json, applied, patch
 
 LIMITS = {
     "probes": f"the diagnosis used its {PROBES} probes",
-    "time": f"the diagnosis reached its limit of {SECONDS / 60:g} minutes",
+    "time": f"the diagnosis reached its limit of {SECONDS / 3600:g} hour",
     "interrupt": "the diagnosis was interrupted",
 }
 """Why a diagnosis ended early, in words."""

@@ -232,7 +232,7 @@ def test_findings_do_not_depend_on_the_speed(monkeypatch: pytest.MonkeyPatch) ->
     assert slow.findings == quick.findings != []
 
 
-@pytest.mark.parametrize("seconds", [10.0, 1e4])
+@pytest.mark.parametrize("seconds", [60.0, 1e5])
 def test_a_diagnosis_has_an_end(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """Past its last limit, within the first probe or before any step, it tries nothing more and
     reports that."""

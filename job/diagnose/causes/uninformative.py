@@ -19,12 +19,10 @@ def findings(case: Case, explained: set[str]) -> Iterator[Finding]:
     if not any(case.now.knows(name) for name in case.now.names):
         return
     for name in case.open_tasks:
-        unclear = case.now.measured(name) is not None and not case.now.knows(name)
-        if (
-            not unclear
-            or name in explained
-            or (alone := case.probe_with(*_alone(case, name))) is None
-        ):
+        if name in explained or case.now.is_hopeful(name) or case.now.knows(name):
+            continue
+        measurable = case.now.measured(name) is not None
+        if not measurable or (alone := case.probe_with(*_alone(case, name))) is None:
             continue
         evidence = f"its skill on the validation split is {_skill(case.now, name)}"
         # Every task learns faster alone, so only one far from its trivial prediction is a finding.

@@ -39,6 +39,8 @@ def keep_still(model: nn.Module) -> None:
 
     So they have no dropout, and the statistics of a BatchNorm stay as they are.
     """
+    if all(p.requires_grad for p in model.parameters()):
+        return
     for module in model.modules():
         parameters = list(module.parameters())
         if module is model or not parameters or any(p.requires_grad for p in parameters):
