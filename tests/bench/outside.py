@@ -151,8 +151,9 @@ def _set(job: Job, draw: np.random.Generator, section: str, **values: Any) -> No
 
 def _scaled(job: Job, draw: np.random.Generator, by: float, one: bool = False) -> None:
     x = job.arrays["x"]
+    which = int(x.std(0).argmax())
     x = (x - x.mean(0)) / np.maximum(x.std(0), 1e-9)
-    factor = np.where(np.arange(x.shape[1]) == x.shape[1] // 2, by, 1.0) if one else by
+    factor = np.where(np.arange(x.shape[1]) == which, by, 1.0) if one else by
     job.arrays["x"] = (x * factor).astype("f4")
     job.spec["data"]["scale"] = "none"
 
