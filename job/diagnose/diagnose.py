@@ -192,12 +192,12 @@ def _without_skill(case: Case, findings: list[Finding]) -> list[Finding]:
     edits: list[Edit] = []
     for finding in kept:
         edits += [edit for edit in finding.edits if edit not in edits]
-    if len(kept) == len(findings) or len(edits) == len(case.edits):
-        return kept if len(kept) < len(findings) else findings
+    if len(edits) == len(case.edits):
+        return kept
     case.edits = []
     measured = case.probe_with(*edits) if edits else case.first
     case.edits, case.now = (edits, measured) if measured is not None else ([], case.first)
-    return kept if measured is not None else []
+    return kept if measured is not None else [f for f in kept if not f.edits]
 
 
 def _ends_with_skill(probe: Probe, finding: Finding) -> bool:
