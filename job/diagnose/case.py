@@ -35,6 +35,7 @@ Mechanism = Literal[
     "initialization",
     "width",
     "activation",
+    "target_scale",
     "too_few_steps",
     "travel_budget",
     "saturated_loss",

@@ -131,7 +131,8 @@ def _linear(given: Rows, asked: Tensor) -> Tensor:
         square + penalty * torch.eye(len(square), dtype=x.dtype), x.T @ (given.y - level) / len(x)
     )
     bound = (given.y - level).abs().amax(0)
-    return level + ((asked - centre) @ weights).clamp(-bound, bound)
+    moved: Tensor = ((asked - centre) @ weights).clamp(-bound, bound)
+    return level + moved
 
 
 def _skill(guess: Tensor, y: Tensor) -> Skill | None:

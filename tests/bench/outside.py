@@ -247,8 +247,12 @@ FAULTS = {
     "features small": Fault(partial(_scaled, by=1e-4), ("feature_scale",)),
     "features large": Fault(partial(_scaled, by=1e6), ("feature_scale",)),
     "one feature large": Fault(partial(_scaled, by=1e5, one=True), ("feature_scale",)),
-    "target far off": Fault(partial(_target, mean=1000.0, deviation=0.01), ("travel_budget",)),
-    "target tiny": Fault(partial(_target, mean=0.0, deviation=3e-7), ("travel_budget",)),
+    "target far off": Fault(
+        partial(_target, mean=1000.0, deviation=0.01), ("target_scale", "travel_budget")
+    ),
+    "target tiny": Fault(
+        partial(_target, mean=0.0, deviation=3e-7), ("target_scale", "travel_budget")
+    ),
     "splits differ": Fault(_shifted_split, ("split_shift",), True),
     "labels shuffled": Fault(
         partial(_shuffled, rows="all", tasks=("number",)),

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from job.diagnose.case import Case, Finding, Mechanism, is_risen, remedy, skill_changes
 from job.diagnose.probe import STEPS, Probe
+from job.model.labels import labelled
 from job.spec import Arrays, Conv1d, Conv2d, JobSpec, Lstm, Mlp, Python, Transformer
 from job.spec.patch import Edit
 
@@ -49,9 +50,9 @@ def findings(case: Case) -> Iterator[Finding]:
 
 
 def usual(case: Case) -> tuple[Edit, ...]:
-    """The edits that bring every setting far from the usual there; none if there is no such."""
-    spec = case.spec
-    return _edits([*_suspects(case), *_width(spec), *_initialization(spec)])
+    """The edits that bring every setting of the whole run there that is far from the usual."""
+    suspects = [*_suspects(case), *_width(case.spec), *_initialization(case.spec)]
+    return _edits([each for each in suspects if each.task is None])
 
 
 def start(case: Case) -> Iterator[Finding]:
@@ -100,7 +101,7 @@ def _edits(suspects: Sequence[_Suspect]) -> tuple[Edit, ...]:
 def _suspects(case: Case) -> list[_Suspect]:
     spec = case.spec
     of_spec = (*_decay(spec), *_dropout(spec), *_clip(spec))
-    return [*_scales(case), *of_spec, *_batch(case)]
+    return [*_scales(case), *_target_scales(case), *of_spec, *_batch(case)]
 
 
 def _scales(case: Case) -> Iterator[_Suspect]:
@@ -205,6 +206,27 @@ def _initialization(spec: JobSpec) -> Iterator[_Suspect]:
     if edits:
         evidence = "parameters start at torch's default random values, far from the targets"
         yield _Suspect("initialization", None, evidence, tuple(edits))
+
+
+def _target_scales(case: Case) -> Iterator[_Suspect]:
+    """Targets of weak tasks whose spread is tiny beside 1, or beside their distance from 0.
+
+    Of those with a large spread, job.diagnose.causes.travel_budget tells whether they are too far.
+    """
+    for k, task in enumerate(case.spec.tasks):
+        plain = task.transform.kind == "none" and task.activation == "identity"
+        if task.name not in case.weak() or not plain or task.loss.untransformed:
+            continue
+        target = case.first.data.train.targets[task.name]
+        known = target[labelled(target).reshape(target.shape)].double()
+        mean, spread = float(known.mean()), float(known.std())
+        if 0 < spread < max(1.0, abs(mean)) / FAR:
+            evidence = (
+                f"its targets have mean {mean:.4g} and standard deviation {spread:.3g}, and a "
+                f"network's outputs start near 0 with a spread near 1"
+            )
+            edit = Edit(("tasks", k, "transform"), {"kind": "standardize"})
+            yield _Suspect("target_scale", task.name, evidence, (edit,))
 
 
 def _activations(case: Case) -> Iterator[_Suspect]:
