@@ -303,7 +303,7 @@ def result(data: str, fault: str, seed: int) -> Result:
     """Diagnose a pair. Named: by a fitting mechanism, and a fault of the data without an edit."""
     found = planted(data, fault, seed).diagnose()
     about = FAULTS[fault]
-    mechanisms = list(dict.fromkeys(f.mechanism for f in found.findings))
+    mechanisms: list[str] = list(dict.fromkeys(f.mechanism for f in found.findings))
     if not about.named:
         verdict = "wrong" if mechanisms else "clean"
     elif about.of_data and any(f.edits and f.mechanism != "targets" for f in found.findings):
