@@ -9,7 +9,6 @@ from typing import Literal
 
 from job.diagnose.probe import Probe
 from job.diagnose.reach import Reach
-from job.diagnose.watch import Watch
 from job.errors import InputError
 from job.spec import JobSpec
 from job.spec.losses import loss_unit
@@ -82,6 +81,19 @@ class Finding:
     """What the edits, with those of earlier findings, changed in a probe."""
     helped: tuple[str, ...] = ()
     """Tasks whose skill the edits raised."""
+
+
+class Watch:
+    """Takes what happens in a diagnosis; this one shows nothing."""
+
+    def trying(self, what: str) -> None:
+        """A probe begins; `what` it tries, in words."""
+
+    def step(self, done: float) -> None:
+        """A share of the present probe is done."""
+
+    def finding(self, finding: Finding) -> None:
+        """There is a finding; a later measurement may still withdraw its edits."""
 
 
 @dataclass

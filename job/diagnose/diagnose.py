@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from job.data.dataset import Dataset, Split
-from job.diagnose.case import Case, Finding
+from job.diagnose.case import Case, Finding, Watch
 from job.diagnose.causes import (
     batch_noise,
     blocked_path,
@@ -37,7 +37,6 @@ from job.diagnose.causes import (
 )
 from job.diagnose.probe import Probe, knows_beyond, probe, probe_inputs
 from job.diagnose.reach import Reach, reach
-from job.diagnose.watch import Watch
 from job.errors import Fault, InputError
 from job.spec import JobSpec, Python
 from job.spec.patch import Edit

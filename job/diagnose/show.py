@@ -12,10 +12,9 @@ from typing import Any
 from rich import progress as bars
 from rich.console import Console
 
-from job.diagnose.case import PROBES, Finding, unit
+from job.diagnose.case import PROBES, Finding, Watch, unit
 from job.diagnose.diagnose import SECONDS, Diagnosis
 from job.diagnose.probe import Probe
-from job.diagnose.watch import Watch
 from job.show.console import Screen, literal
 from job.show.format import format_number, format_percent
 from job.spec.patch import Edit, Json, applied, patch

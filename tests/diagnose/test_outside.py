@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 
 from job.data.dataset import load
-from job.diagnose.case import Finding
+from job.diagnose.case import Finding, Watch
 from job.diagnose.diagnose import Diagnosis, diagnose, permuted
 from job.diagnose.probe import knows_beyond
 from job.diagnose.show import diagnosis_json
-from job.diagnose.watch import Watch
 from job.spec.read import parse_spec
 from tests.bench.outside import FAULTS, Job, healthy, planted
 from tests.support.command import job as command
