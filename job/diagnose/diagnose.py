@@ -150,7 +150,7 @@ def _findings(case: Case) -> Iterator[Finding]:
             remedy = "check the scale of the data and of the losses"
             yield Finding("not_finite", None, case.first.not_finite, remedy)
         return
-    yield from uninformative.findings(case, _explained(earlier))
+    yield from uninformative.findings(case, _explained(earlier, case.now))
 
 
 CAUSES: tuple[Cause, ...] = (
@@ -176,9 +176,10 @@ CAUSES: tuple[Cause, ...] = (
 """In an order in which an earlier cause may hide a later one."""
 
 
-def _explained(findings: list[Finding]) -> set[str]:
-    """Tasks that findings concern."""
-    return {name for f in findings for name in (f.task, *f.helped) if name is not None}
+def _explained(findings: list[Finding], now: Probe) -> set[str]:
+    """Tasks that findings are about, or help to skill on the validation split."""
+    helped = {name for f in findings for name in f.helped if now.knows(name)}
+    return helped | {f.task for f in findings if f.task is not None}
 
 
 def _without_skill(case: Case, findings: list[Finding]) -> list[Finding]:
@@ -212,7 +213,7 @@ def _unexplained(case: Case, control: Probe, findings: list[Finding]) -> Iterato
         return
     for name in case.open_tasks:
         unknown = not case.now.is_hopeful(name) and not _knows(case.now, control, name)
-        if unknown and name not in _explained(findings):
+        if unknown and name not in _explained(findings, case.now):
             yield uninformative.unexplained(case, control, name)
 
 

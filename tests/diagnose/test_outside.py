@@ -66,7 +66,6 @@ def test_a_mistake_is_mended(data: str, fault: str) -> None:
             ("digits", "training labels shuffled"),
             ("digits", "outliers"),
             ("wine", "copies"),
-            ("cancer", "contradictory"),
         )
     ],
 )

@@ -41,6 +41,7 @@ def findings(case: Case) -> Iterator[Finding]:
         yield Finding("copied_samples", None, message, remedy)
     for task in case.original.tasks:
         if task.name in case.open_tasks and (outliers := _outliers(task, data)):
+            case.closed.add(task.name)
             yield outliers
     for task in case.original.tasks:
         if task.name in case.weak() and (fault := _labels(task, data) or _order(task, data)):
