@@ -35,10 +35,11 @@ from job.diagnose.causes import (
     uncertainty,
     uninformative,
 )
+from job.diagnose.causes.network import order as network
+from job.diagnose.causes.network import vanishing
 from job.diagnose.probe import Probe, knows_beyond, probe, probe_inputs
 from job.diagnose.reach import Reach, reach
-from job.errors import Fault, InputError
-from job.spec import JobSpec, Python
+from job.spec import JobSpec
 from job.spec.patch import Edit
 from job.train.trainer import Trainer
 
@@ -83,12 +84,8 @@ def diagnose(
 
     build: makes the trainer of a spec. watch: is told of probes and findings as they come. An
     interrupt (Ctrl-C) after the first probe ends it early, with what was found. Raises InputError
-    for a network of one's own.
+    for a network that cannot train.
     """
-    if isinstance(spec.model, Python):
-        rule = "a diagnosis looks inside the network, and knows the built-in ones alone"
-        remedy = "diagnose the job with a built-in network of that size"
-        raise InputError([Fault("$.model.kind", '"python"', rule, remedy)])
     watch = watch or Watch()
     until = time.monotonic() + SECONDS
 
@@ -141,12 +138,12 @@ def _findings(case: Case) -> Iterator[Finding]:
         yield Finding("control", None, evidence, remedy)
         return
     earlier = []
-    for cause in (targets.findings, learning_rate.too_high) if case.first.not_finite else CAUSES:
+    for cause in FOR_NOT_FINITE if case.first.not_finite else CAUSES:
         for finding in cause(case):
             earlier.append(finding)
             yield finding
     if case.first.not_finite:
-        if not any(finding.mechanism == "learning_rate" for finding in earlier):
+        if not any(f.mechanism in ("learning_rate", "exploding") for f in earlier):
             remedy = "check the scale of the data and of the losses"
             yield Finding("not_finite", None, case.first.not_finite, remedy)
         return
@@ -154,12 +151,14 @@ def _findings(case: Case) -> Iterator[Finding]:
 
 
 CAUSES: tuple[Cause, ...] = (
+    *network.STRUCTURE,
     blocked_path.findings,
     targets.findings,
     samples.findings,
     settings.findings,
     batch_noise.findings,
     learning_rate.too_high,
+    *network.ACTIVITY,
     blocked_path.dead_units,
     too_few_steps.findings,
     saturated_loss.flat_activations,
@@ -174,6 +173,12 @@ CAUSES: tuple[Cause, ...] = (
     overfitting.findings,
 )
 """In an order in which an earlier cause may hide a later one."""
+FOR_NOT_FINITE: tuple[Cause, ...] = (
+    vanishing.exploding,
+    targets.findings,
+    learning_rate.too_high,
+)
+"""Where a loss or gradient is not finite, nothing else is measured."""
 
 
 def _explained(findings: list[Finding], now: Probe) -> set[str]:

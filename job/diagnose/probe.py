@@ -18,12 +18,14 @@ from pydantic import BaseModel
 
 from job.data.dataset import Dataset
 from job.diagnose import step_effect
+from job.diagnose.inside.last_inputs import last_inputs
+from job.diagnose.inside.look import Activity, Structure, activity, structure
 from job.diagnose.reach import Reach, farthest, reach
 from job.events import Epoch, Step
 from job.model.baselines import Baseline
 from job.model.skill import Rise, Skill, measure_rise
 from job.model.start.frozen import frozen_names
-from job.spec import JobSpec
+from job.spec import JobSpec, Python
 from job.train.evaluate import Losses, evaluate, evenly_spaced
 from job.train.ledger import NotFinite
 from job.train.trainer import Interrupted, Trainer
@@ -63,12 +65,17 @@ class Probe:
     """Steps of an epoch."""
     reach: dict[str, Reach]
     """Reach of the heads, at the start or at the end, whichever is farther."""
+    structure: Structure
+    at_start: Activity
+    at_end: Activity
+    """The same as at the start until the probe ends."""
     evaluations: list[Evaluation] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     scales: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     """By input of numbers, what the network divides each of its features by: [F]."""
     sizes: dict[str, float] = field(default_factory=dict)
-    """Root mean square of the weight matrices at the start: of `trunk` and of `heads`."""
+    """Root mean square of the weight matrices at the start: of `trunk` and of `heads`; infinite
+    where there are none."""
     untrained: list[str] = field(default_factory=list)
     """Parameters that the optimizer does not update."""
     without_gradient: dict[str, list[str]] = field(default_factory=dict)
@@ -214,7 +221,6 @@ class _Prober:
         self.training, self.tick = training, tick
         stepper, names = training.stepper, training.names
         self.model = training.model
-        self.trunk = dict(self.model.trunk.named_parameters())
         self.named = dict(stepper.named_parameters())
         every = [name for name, _ in self.model.named_parameters()]
         wanted = frozen_names(training.spec.model.frozen, every)
@@ -222,7 +228,11 @@ class _Prober:
         self.largest = torch.zeros(len(self.named))
         self.limit, self.until = min(training.total_steps, STEPS), until
         self.before: step_effect.Before | None = None
+        at_start = activity(training)
         self.found = Probe(
+            structure=structure(training),
+            at_start=at_start,
+            at_end=at_start,
             spec=training.spec,
             data=training.data,
             yardsticks=training.yardsticks,
@@ -235,14 +245,15 @@ class _Prober:
         )
 
     def _sizes(self) -> dict[str, float]:
-        sizes = {}
+        sizes, trunk = {}, {*self.training.known.trunk}
         for name in ("trunk", "heads"):
             weights = [
                 p.detach().flatten()
                 for n, p in self.model.named_parameters()
-                if p.dim() > 1 and n.startswith("trunk.") == (name == "trunk")
+                if p.dim() > 1 and (n in trunk) == (name == "trunk")
             ]
-            sizes[name] = torch.cat(weights).square().mean().sqrt().item()
+            whole = torch.cat(weights) if weights else torch.tensor([math.inf])
+            sizes[name] = whole.square().mean().sqrt().item()
         return sizes
 
     def run(self) -> Probe:
@@ -256,8 +267,10 @@ class _Prober:
             found.not_finite = str(fault)
         if found.evaluations[-1].step < training.at.step or len(found.evaluations) == 1:
             self._evaluate()
+        found.at_end = activity(training)
         later = reach(training)
-        found.reach = {name: farthest(first, later[name]) for name, first in found.reach.items()}
+        both = [(name, first) for name, first in found.reach.items() if name in later]
+        found.reach = {name: farthest(first, later[name]) for name, first in both}
         self._cosines(training.ledger.cosines(), training.ledger.count)
         self._paths()
         return found
@@ -312,12 +325,12 @@ class _Prober:
         found.untrained = [
             n
             for n, p in self.named.items()
-            if n not in self.frozen and (id(p) not in trained or not p.requires_grad)
+            if n not in self.frozen and p.requires_grad and id(p) not in trained
         ]
         quiet = [
             n
             for n, most in zip(self.named, self.largest, strict=True)
-            if most == 0 and n not in self.frozen
+            if most == 0 and n not in self.frozen and self.named[n].requires_grad
         ]
         owned = dict(zip(found.names, training.known.of_tasks, strict=True))
         parts = {"": training.known.below} | owned
@@ -329,9 +342,10 @@ class _Prober:
             chosen = evenly_spaced(len(training.data.train), SAMPLES)
             inputs = training.data.train.inputs_of(chosen, training.device)
             self.model.eval()
-            reads = self.model.last_inputs(self.model.represent(inputs), inputs)
+            _, reads = last_inputs(self.model, inputs)
+            own = isinstance(training.spec.model, Python)  # what stands before its heads varies
             for task, units in zip(training.spec.tasks, reads, strict=True):
-                if task.hidden(1):  # else they are not behind a ReLU
+                if task.hidden(1) and units is not None and not own:  # else not behind a ReLU
                     dead = (units == 0).flatten(0, -2).all(0)
                     found.dead[task.name] = dead.double().mean().item()
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from job.diagnose.inside.last_inputs import last_inputs
 from job.model.built_in import real_positions
 from job.model.losses import TaskLoss
 from job.spec import Sgd
@@ -50,7 +51,10 @@ class Reach:
 
 
 def reach(training: Trainer) -> dict[str, Reach]:
-    """Each task's reach, from its head's present inputs."""
+    """Each task's reach, from its head's present inputs.
+
+    A task whose outputs do not come straight from a linear map has none.
+    """
     spec, model, train = training.spec, training.model, training.data.train
     lr, n = spec.optimizer.head_lr or spec.optimizer.lr, training.total_steps
     points = min(n, 1000)
@@ -62,10 +66,11 @@ def reach(training: Trainer) -> dict[str, Reach]:
     model.eval()
     with torch.no_grad():
         inputs = train.inputs_of(chosen, training.device)
-        z, real = model.represent(inputs), real_positions(inputs)
-        each = zip(training.losses, model.last_inputs(z, inputs), model(inputs), strict=True)
-        reaches = {}
-        for loss, read, out in each:
+        real, reaches = real_positions(inputs), {}
+        outputs, reads = last_inputs(model, inputs)
+        for loss, read, out in zip(training.losses, reads, outputs, strict=True):
+            if read is None:
+                continue
             if loss.task.level == "step":
                 read, out = _rows(read, real), _rows(out, real)
             target = train.targets[loss.task.name][chosen].to(training.device)
@@ -78,7 +83,7 @@ def reach(training: Trainer) -> dict[str, Reach]:
 
 
 def _rows(x: Tensor, real: Tensor | None) -> Tensor:
-    """The rows [n, …] of x [B, P, …] at positions that are no padding."""
+    """The rows [n, D] of x [B, P, D] at positions that are no padding."""
     return x.flatten(0, 1) if real is None else x[real]
 
 

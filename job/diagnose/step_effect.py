@@ -35,7 +35,7 @@ class Before:
 
     parameters: dict[str, Tensor]
     trunk: list[str]
-    """Names of the trunk's parameters."""
+    """Names of the parameters that the tasks share, up to z if the network has one."""
     losses: list[float]
     """[K], in evaluation mode."""
     grads: Sequence[Sequence[Tensor | None]]
@@ -45,11 +45,11 @@ class Before:
 def network_before(training: Trainer) -> Before:
     """The network as it is now; to be called before the step."""
     now = {n: p.detach().clone() for n, p in training.stepper.model.named_parameters()}
-    trunk = {n: p.requires_grad_() for n, p in now.items() if n.startswith("trunk.")}
+    trunk = {n: now[n].requires_grad_() for n in training.known.below}
     losses = _losses(training, now)
     grads = [
         torch.autograd.grad(loss, list(trunk.values()), retain_graph=True, allow_unused=True)
-        if loss.requires_grad
+        if trunk and loss.requires_grad
         else [None] * len(trunk)
         for loss in losses
     ]
@@ -85,12 +85,12 @@ def _losses(training: Trainer, parameters: dict[str, Tensor]) -> list[Tensor]:
         outputs = torch.func.functional_call(model, parameters, (inputs,))
     model.train(was_training)
     return [
-        _mean_loss(loss, output, train, chosen)
+        mean_loss(loss, output, train, chosen)
         for loss, output in zip(training.losses, outputs, strict=True)
     ]
 
 
-def _mean_loss(loss: TaskLoss, output: Tensor, split: Split, chosen: Tensor) -> Tensor:
+def mean_loss(loss: TaskLoss, output: Tensor, split: Split, chosen: Tensor) -> Tensor:
     """The loss [] of a task's output for some of a split's samples."""
     target = split.targets[loss.task.name][chosen].to(output.device)
     of_samples = split.weights_of(loss.task.name, chosen)

@@ -24,10 +24,10 @@ def findings(case: Case) -> Iterator[Finding]:
             "no edit of the spec can mend",
         )
     for k, name in enumerate(first.names):
-        if first.without_gradient[name]:
+        if first.without_gradient[name] and name not in case.closed:
             yield _without_gradient(case, k, name)
             case.closed.add(name)
-    if first.without_gradient[""]:
+    if first.without_gradient[""] and case.open_tasks:
         yield Finding(
             "blocked_path",
             None,

@@ -26,7 +26,7 @@ def findings(case: Case) -> Iterator[Finding]:
     """
     reach = case.now.reach
     slow = [name for name in case.open_tasks if not case.now.expected_skill(name) > SLOW]
-    far = [name for name in slow if reach[name].least < 1]
+    far = [name for name in slow if name in reach and reach[name].least < 1]
     far = [name for name in far if name in case.not_learning()] or far
     edits = _edits(case, far) if far else []
     if all(edit.path[0] in ("optimizer", "train") for edit in edits):

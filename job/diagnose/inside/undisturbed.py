@@ -1,0 +1,30 @@
+"""Looking into a network in training without leaving a trace in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from job.model.network import Network
+
+
+@contextmanager
+def undisturbed(model: Network) -> Iterator[None]:
+    """In evaluation mode; afterwards modes, buffers and generators are as before."""
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
+    with torch.random.fork_rng(devices=[d for d in devices if d is not None]):
+        model.eval()
+        try:
+            # cuDNN's LSTM has no backward in evaluation mode.
+            with torch.backends.cudnn.flags(enabled=False):
+                yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+            with torch.no_grad():
+                for name, before in buffers.items():
+                    model.get_buffer(name).copy_(before)
