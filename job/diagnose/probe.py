@@ -96,6 +96,15 @@ class Probe:
         return self.spec.task_names
 
     @property
+    def not_measured(self) -> list[str]:
+        """What cannot be measured of this network, in words."""
+        return [
+            f"how far the outputs of {name} can move, as they are not those of one linear map"
+            for name in self.names
+            if name not in self.reach
+        ]
+
+    @property
     def is_whole_run(self) -> bool:
         """True if the probe took all steps of the run."""
         return self.evaluations[-1].step >= self.planned

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from job.diagnose.case import PROBES, Finding, Watch, unit
 from job.diagnose.diagnose import SECONDS, Diagnosis
+from job.diagnose.pages import page
 from job.diagnose.probe import Probe
 from job.show.console import Screen, literal
 from job.show.format import format_number, format_percent
@@ -36,6 +37,7 @@ def diagnosis_json(diagnosis: Diagnosis, raw: Json) -> Json:
         "steps": before.evaluations[-1].step,
         "planned": before.planned,
         "tasks": {name: _task(diagnosis, name) for name in before.names},
+        "not_measured": before.not_measured,
         "findings": [_finding(finding, raw) for finding in diagnosis.findings],
         "probes": diagnosis.probes,
         "late": diagnosis.cut is not None,
@@ -81,6 +83,7 @@ def _finding(finding: Finding, raw: Json) -> Json:
         "remedy": finding.remedy,
         "patch": patch(raw, finding.edits),
         "effect": finding.effect,
+        "page": f"{page(finding.mechanism)}#what-to-do",
     }
 
 
@@ -95,6 +98,8 @@ def print_diagnosis(out: Console, diagnosis: Diagnosis, raw: Json) -> None:
     )
     for line in _table(diagnosis, out.width):
         out.print(literal(line), soft_wrap=True)
+    for each in before.not_measured:
+        _print_wrapped(out, f"not measured: {each}")
     for split, where in (("train", "training"), ("validation", "validation")):
         unskilled = [
             n for n in before.names if before.measured(n, split) and not before.knows(n, split)
@@ -135,6 +140,7 @@ def _print_finding(
         _print_line(out, "" if k else "patch", json.dumps(operation))
     if finding.effect:
         _print_row(out, "predicted", finding.effect)
+    _print_line(out, "more", page(finding.mechanism))
 
 
 def _table(diagnosis: Diagnosis, width: int) -> Iterator[str]:

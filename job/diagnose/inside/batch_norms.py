@@ -28,13 +28,17 @@ class BatchNorms:
     names: list[str]
     apart: dict[str, float]
     """By task: the difference of its outputs between both kinds of statistics (root mean square)
-    over their standard deviation in evaluation. Empty without a BatchNorm."""
+    over their standard deviation by the averages. Empty without a BatchNorm."""
     losses: dict[str, tuple[float, float]]
     """By task: its loss by the statistics of the batches, and by the averages, original units."""
 
 
 def batch_norms(training: Trainer) -> BatchNorms:
-    """Compare the outputs in batches of the run's size with those in evaluation."""
+    """Compare the outputs in batches of the run's size with those by averages of all batches.
+
+    The run's own averages lag behind where it has few steps, which has nothing to do with the size
+    of a batch.
+    """
     model, train = training.model, training.data.train
     found = {
         name: m
@@ -50,14 +54,19 @@ def batch_norms(training: Trainer) -> BatchNorms:
         return BatchNorms([], {}, {})
     inputs = train.inputs_of(chosen, training.device)
     apart, losses = {}, {}
+    kept: dict[NORMS, float | None] = {}
     with undisturbed(model), torch.no_grad():
-        rested = model(inputs)
         for layer in found.values():
-            layer.train()
+            layer.train().reset_running_stats()
+            layer.momentum, kept[layer] = None, layer.momentum  # a plain mean over the batches
         parts = [
             model({name: x[i : i + size] for name, x in inputs.items()})
             for i in range(0, len(chosen), size)
         ]
+        for layer, momentum in kept.items():
+            layer.eval()
+            layer.momentum = momentum
+        rested = model(inputs)
         for k, loss in enumerate(training.losses):
             name, busy = loss.task.name, torch.cat([part[k] for part in parts])
             gap = (busy - rested[k]).float().square().mean().sqrt()
