@@ -172,7 +172,8 @@ def test_ranges_are_those_of_the_last_function(tmp_path: Path) -> None:
     ):
         found = ranges(training(OwnProblem(with_head(last)), tmp_path / str(high + low)))
         for each in found.values():
-            assert (each.low, each.high) == (pytest.approx(low, abs=1e-3), pytest.approx(high))
+            assert each.low == pytest.approx(low, abs=1e-3)
+            assert each.high == pytest.approx(high)
             assert not each.sums_to_one
 
 
@@ -197,6 +198,7 @@ def test_the_reach_of_an_own_head_is_that_of_its_linear_map(tmp_path: Path) -> N
     made.model.eval()
     inputs = made.data.train.inputs
     z = made.model.represent(inputs)
+    assert isinstance(z, torch.Tensor)
     _, reads = last_inputs(made.model, inputs)
     assert all(read is not None and torch.equal(read, z) for read in reads)
     level = reach(made)["ink"].level / (made.spec.optimizer.lr * made.total_steps)

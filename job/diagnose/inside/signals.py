@@ -66,7 +66,7 @@ def signals(training: Trainer) -> Signals:
         entry = None if came is None else (_rms(came), _signal(came))
         seen[name] = Layer(name, type(module).__name__, _rms(rows), _signal(rows), entry)
         places[name] = made.data_ptr()
-        own = [p for p in module.parameters() if p.dim() > 1 and p.requires_grad]
+        own: list[Tensor] = [p for p in module.parameters() if p.dim() > 1 and p.requires_grad]
         if own:
             weights[name] = own
 
