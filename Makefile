@@ -39,8 +39,9 @@ image: ## an image with a spec: make image SPEC=spec.json TARGET=cuda TAG=evengr
 bench: install ## what the gradient ledger costs, beside its peers
 	$(BIN)/python -m tests.bench.ledger
 
-pictures: install ## draw the pictures in README anew; needs Debian's chromium
+pictures: install ## draw the pictures in README and docs anew; needs Debian's chromium
 	$(BIN)/python -m tests.support.pictures_live
+	$(BIN)/python -m tests.support.pictures_diagnosis
 	$(BIN)/python -m tests.support.screenshots
 
 schema: install ## rewrite docker/spec.schema.json and the generated parts of docs/
