@@ -125,7 +125,7 @@ def layers(title: str, faulty: Sequence[float], mended: Sequence[float], vertica
         f'stroke="#9ca3af"/>'
     ]
     for end in (low, high):
-        parts.append(_mark(y(10**end if wide else end), f"10^{end:.0f}" if wide else f"{end:.0%}"))
+        parts.append(_mark(y(10**end if wide else end), f"{10.0**end:g}" if wide else f"{end:.0%}"))
     for k, (each, colour) in enumerate(((faulty, FAULTY), (mended, MENDED))):
         for i, value in enumerate(each):
             top = y(value)

@@ -137,6 +137,7 @@ DETACHED = with_head(
 )
 ONE_UNIT = {"kind": "mlp", "hidden": [1], "projection": 8}
 TRAIN = {"batch_size": 32, "threads": 1}
+IN_TWENTIES = {"transform": {"kind": "scale", "by": 20}}
 SLOW_HEADS = {"kind": "mlp", "hidden": [64, 64], "init": {"heads": "default"}}
 
 
@@ -226,12 +227,8 @@ PAIRS: dict[str, tuple[str, Run | OwnProblem, Run | OwnProblem]] = {
     ),
     "initialization": (
         "progress",
-        Run(
-            "diabetes",
-            {"model": SLOW_HEADS},
-            {"progress": {"transform": {"kind": "scale", "by": 20}}},
-        ),
-        Run("diabetes", tasks={"progress": {"transform": {"kind": "scale", "by": 20}}}),
+        Run("diabetes", {"model": SLOW_HEADS, **_lr(3e-4)}, {"progress": IN_TWENTIES}),
+        Run("diabetes", _lr(3e-4), {"progress": IN_TWENTIES}),
     ),
     "width": (
         "kind",
@@ -246,10 +243,14 @@ PAIRS: dict[str, tuple[str, Run | OwnProblem, Run | OwnProblem]] = {
     ),
     "travel_budget": (
         "progress",
-        Run("diabetes", {"model": SLOW_HEADS, **_lr(1e-3)}, {"progress": NONE}),
-        Run("diabetes", {"model": SLOW_HEADS, **_lr(1e-3)}),
+        Run("diabetes", {"model": SLOW_HEADS, **_lr(3e-4)}, {"progress": NONE}),
+        Run("diabetes", {"model": SLOW_HEADS, **_lr(3e-4)}),
     ),
-    "saturated_loss": ("progress", Run("diabetes", tasks={"progress": NONE}), Run("diabetes")),
+    "saturated_loss": (
+        "progress",
+        Run("diabetes", _lr(3e-4), {"progress": NONE | {"loss": {"kind": "huber", "delta": 0.01}}}),
+        Run("diabetes", _lr(3e-4)),
+    ),
     "uncertainty": (
         "ink",
         Run(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from job.diagnose.inside.undisturbed import undisturbed
+from job.errors import InputError
 from job.model.losses import TaskLoss
 from job.train.evaluate import evenly_spaced
 from job.train.trainer import Trainer
@@ -54,11 +55,14 @@ def ranges(training: Trainer) -> dict[str, Range]:
     with undisturbed(model), torch.no_grad():
         for i in [0] * DRAWS + [1] * DRAWS:
             moved = {n: _moved(p, (NEAR, FAR)[i], generator) for n, p in named.items()}
-            outputs = torch.func.functional_call(model, moved, (inputs,))
+            try:
+                outputs = torch.func.functional_call(model, moved, (inputs,))
+            except InputError:  # code of the user's that minds such numbers
+                continue
             for each, y in zip(seen, outputs, strict=True):
                 each[i].append(y.float().flatten(0, -2).cpu())
     return {
-        loss.task.name: _range(loss, torch.cat(near), torch.cat(far))
+        loss.task.name: _range(loss, near, far)
         for loss, (near, far) in zip(training.losses, seen, strict=True)
     }
 
@@ -69,10 +73,16 @@ def _moved(parameter: Tensor, far: float, generator: torch.Generator) -> Tensor:
     return parameter + far * size * noise
 
 
-def _range(loss: TaskLoss, near: Tensor, far: Tensor) -> Range:
-    """The range of outputs [n, W], by how it grows with the parameters; none if few are finite."""
+def _range(loss: TaskLoss, at_near: list[Tensor], at_far: list[Tensor]) -> Range:
+    """The range of outputs, each [n, W], by how it grows with the parameters.
+
+    It has no limits if there are no finite outputs to tell them.
+    """
     of_means = 2 if loss.task.loss.kind == "gaussian_nll" else 1
-    near, far = (y[y.isfinite().all(1)][:, ::of_means] for y in (near, far))
+    near, far = (
+        torch.cat([y[y.isfinite().all(1)][:, ::of_means] for y in each] or [torch.zeros(0, 1)])
+        for each in (at_near, at_far)
+    )
     if not len(near) or not len(far):
         return Range(-math.inf, math.inf, False)
     low, high = near.min().item(), near.max().item()

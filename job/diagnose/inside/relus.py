@@ -38,7 +38,9 @@ class Relu:
 class _Watch(TorchDispatchMode):
     """Calls `take` with what each ReLU reads and makes."""
 
-    take: Callable[[Tensor, Tensor], None]
+    def __init__(self, take: Callable[[Tensor, Tensor], None]) -> None:
+        TorchDispatchMode.__init__(self)
+        self.take = take
 
     def __torch_dispatch__(
         self,
@@ -82,13 +84,11 @@ class _Counter:
 def relus(training: Trainer) -> list[Relu]:
     """The ReLUs of a network as it is now, in the order in which they are computed."""
     model, train, counter = training.model, training.data.train, _Counter()
-    watch = _Watch()
-    watch.take = counter.take_relu
     with undisturbed(model), torch.no_grad(), watched(model, counter.take_layer):
         for some in evenly_spaced(len(train), SAMPLES).split(BATCH):
             counter.before.clear()
             inputs = train.inputs_of(some, training.device)
-            with watch:
+            with _Watch(counter.take_relu):
                 model(inputs)
     return [
         Relu(name, len(fired), 1 - fired.double().mean().item())
