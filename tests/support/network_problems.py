@@ -327,7 +327,7 @@ FAULTS: dict[str, OwnFault] = {
             tasks={"progress": {"transform": {"kind": "scale", "by": 400.0}}},
         ),
         "output_range",
-        "they reach from 25 to 346",
+        "to 346. No training brings an output there",
     ),
     "dead from the start": OwnFault(
         OwnProblem(_edited("torch.relu(self.second(x))", "torch.relu(self.second(x) - 20)")),

@@ -22,7 +22,7 @@ def place(case: Case, layer: str) -> str:
 
 
 def head(case: Case) -> str:
-    """`its head (network.py:20)`: what makes a task's outputs, and its line if there is just one."""
+    """`its head (network.py:20)`: what makes the outputs, and its line if there is just one."""
     line = _only_line(case, r"def head\(") or _only_line(case, r"def forward\(")
     return f"its head ({line})" if line else "its head"
 
