@@ -251,7 +251,7 @@ SINKING = """\
         self.register_buffer("calls", torch.zeros(()))
 
     def trunk(self, inputs):
-        self.calls += self.training / 20  # a threshold that rises in each step
+        self.calls += self.training / 2  # a threshold that rises in each step
         x = F.relu(self.first(inputs["features"].flatten(1)))
         return torch.relu(self.second(x) - self.calls)
 """
