@@ -126,6 +126,11 @@ def _huge(arrays: Arrays) -> None:
     arrays["ink"] = arrays["ink"] * 1e25
 
 
+def _narrow(arrays: Arrays) -> None:
+    progress = arrays["progress"]
+    arrays["progress"] = 1000 + 0.01 * (progress - progress.mean()) / progress.std()
+
+
 def _opposed(arrays: Arrays) -> None:
     x = arrays["features"][:, 0, [2, 8]]
     arrays["far"] = (x[:, 0] - x[:, 1] > 0).astype(int)
@@ -240,6 +245,11 @@ PAIRS: dict[str, tuple[str, Run | OwnProblem, Run | OwnProblem]] = {
         "kind",
         Run(spec={"train": TRAIN | {"epochs": 1, "batch_size": 64}, **_lr(1e-3)}),
         Run(spec={"train": TRAIN | {"epochs": 16, "batch_size": 64}, **_lr(1e-3)}),
+    ),
+    "target_scale": (
+        "progress",
+        Run("diabetes", plant=_narrow, tasks={"progress": NONE}),
+        Run("diabetes", plant=_narrow),
     ),
     "travel_budget": (
         "progress",
