@@ -1,0 +1,1 @@
+"""Real faults of other people, rebuilt as small jobs with repaired twins: see README.md."""
