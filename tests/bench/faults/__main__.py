@@ -19,13 +19,25 @@ from pathlib import Path
 
 from tests.bench.faults.case import HALVES, Case, cases
 from tests.bench.faults.healthy import HEALTHY
-from tests.bench.faults.measure import healthy_step, measure_case, measure_healthy
+from tests.bench.faults.measure import (
+    diagnose_faulty,
+    diagnose_twin,
+    healthy_step,
+    measure_healthy,
+    train_variants,
+)
 from tests.bench.faults.results import Results
 from tests.bench.faults.score import alarms, score
 from tests.bench.faults.tables import case_table, healthy_table, totals
 
 SEEDS = 3
 """Seeds of each healthy problem."""
+STEPS: dict[str, Callable[[Case, Results], None]] = {
+    "diagnose": diagnose_faulty,
+    "twins": diagnose_twin,
+    "train": train_variants,
+}
+"""What is measured of every case, one after the other."""
 
 
 def main() -> None:
@@ -54,8 +66,8 @@ def main() -> None:
         _print_healthy(results)
     else:
         chosen = _chosen(asked.half, asked.case)
-        work = {case.name: partial(measure_case, case, results) for case in chosen}
-        if not asked.table:
+        for step in () if asked.table else asked.steps:
+            work = {f"{c.name}: {step}": partial(STEPS[step], c, results) for c in chosen}
             _measure(work, asked.j)
         _print_cases(chosen, results)
 

@@ -28,21 +28,30 @@ LIMIT = 1800.0
 """Seconds after which a command is stopped; far beyond what a case needs on a busy machine."""
 
 
-def measure_case(case: Case, results: Results) -> None:
-    """All steps of a case that have no line yet."""
-    folder = results.folder / case.name
-    faulty, repaired = case.variant("faulty"), case.variant("repaired")
+def diagnose_faulty(case: Case, results: Results) -> None:
+    """Diagnose the faulty spec of a case."""
     if (step := f"{case.name}: diagnose") not in results:
-        results.add(step, _diagnose(write(faulty, folder / "faulty", "faulty")))
+        folder = results.folder / case.name / "faulty"
+        results.add(step, _diagnose(write(case.variant("faulty"), folder, "faulty")))
+
+
+def diagnose_twin(case: Case, results: Results) -> None:
+    """Diagnose the repaired twin of a case, unless another case has the same."""
     if (step := twin_step(case)) not in results:
-        results.add(step, _diagnose(write(repaired, folder / "repaired", "repaired")))
-    if (step := f"{case.name}: train") not in results:
-        patch = (results[f"{case.name}: diagnose"]["printed"] or {}).get("patch") or []
-        rows = {"faulty": faulty, "repaired": repaired}
-        if patch:
-            rows["remedied"] = faulty._replace(spec=jsonpatch.apply_patch(faulty.spec, patch))
-        paths = [write(problem, folder / name, name) for name, problem in rows.items()]
-        results.add(step, _train(paths))
+        folder = results.folder / case.name / "repaired"
+        results.add(step, _diagnose(write(case.variant("repaired"), folder, "repaired")))
+
+
+def train_variants(case: Case, results: Results) -> None:
+    """Train the faulty spec, its twin, and the faulty one with the edits that were offered."""
+    if (step := f"{case.name}: train") in results:
+        return
+    faulty, rows = case.variant("faulty"), {}
+    if patch := (results[f"{case.name}: diagnose"]["printed"] or {}).get("patch"):
+        rows["remedied"] = faulty._replace(spec=jsonpatch.apply_patch(faulty.spec, patch))
+    rows |= {"faulty": faulty, "repaired": case.variant("repaired")}
+    folder = results.folder / case.name
+    results.add(step, _train([write(each, folder / name, name) for name, each in rows.items()]))
 
 
 def measure_healthy(name: str, seed: int, results: Results) -> None:
@@ -73,20 +82,15 @@ def twin_step(case: Case) -> str:
 
 def _diagnose(path: Path) -> dict[str, Any]:
     """The outcome of `diagnose --json`; printed: its object, null if it printed none."""
-    return _run(path.parent, "diagnose", path.name, "--json")
+    found = _run(path.parent, "diagnose", path.name, "--json")
+    return found | {"printed": (found["printed"] or [None])[-1]}
 
 
 def _train(paths: list[Path]) -> dict[str, Any]:
-    """The outcome of `compare` for each spec by itself; printed: its row, by name."""
-    found = {
-        path.stem: _run(path.parent, "compare", path.name, "--seeds", str(SEEDS), "--json")
-        for path in paths
-    }
-    return {
-        "seconds": sum(each["seconds"] for each in found.values()),
-        "printed": {name: each["printed"] for name, each in found.items()},
-        "stderr": "".join(each["stderr"] for each in found.values() if not each["printed"]),
-    }
+    """The outcome of `compare` of all specs; printed: its rows by name, those that it has."""
+    arguments = map(str, ("compare", *paths, "--seeds", SEEDS, "--json"))
+    found = _run(paths[0].parent, *arguments)
+    return found | {"printed": {row["row"]: row for row in found["printed"]}}
 
 
 def _run(folder: Path, *arguments: str) -> dict[str, Any]:
@@ -106,16 +110,14 @@ def _run(folder: Path, *arguments: str) -> dict[str, Any]:
     return {
         "code": code,
         "seconds": round(time.monotonic() - began, 1),
-        "printed": _last_object(out),
+        "printed": _objects(out),
         "stderr": err[-600:],
     }
 
 
-def _last_object(text: str) -> Any:
-    """The last JSON object of some lines, or the one that they are; null if there is none."""
-    for candidate in (text, *reversed(text.splitlines())):
-        try:
-            return json.loads(candidate)
-        except json.JSONDecodeError:
-            continue
-    return None
+def _objects(text: str) -> list[Any]:
+    """The lines as JSON values; none if one of them is something else."""
+    try:
+        return [json.loads(line) for line in text.splitlines()]
+    except json.JSONDecodeError:
+        return []

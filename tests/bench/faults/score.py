@@ -12,7 +12,7 @@ from tests.bench.faults.results import Results
 from tests.bench.faults.truths import SYMPTOMS, TRUTHS, cause, names
 
 Verdict = Literal["named", "wrong", "silent", "refused", "failed"]
-Remedy = Literal["helps", "harms", "in vain", "none"]
+Remedy = Literal["helps", "harms", "in vain", "none", "not tried"]
 RISE = 0.05
 """Least change of a task's validation skill, mean of the seeds, that counts."""
 FLOOR = -1.0
@@ -39,7 +39,7 @@ class Score:
     twin: str
     """Step that diagnosed its twin."""
     alarms: list[str] | None
-    """Causes found on the twin; None if it could not be diagnosed."""
+    """Causes found on the twin; None if it was not, or could not be, diagnosed."""
 
     @property
     def mendable(self) -> bool:
@@ -48,28 +48,28 @@ class Score:
 
 
 def score(case: Case, results: Results) -> Score | None:
-    """The score of a case; None as long as one of its steps has no line."""
-    steps = f"{case.name}: diagnose", twin_step(case), f"{case.name}: train"
-    lines = [line for step in steps if (line := results.get(step))]
-    if len(lines) < len(steps):
+    """The score of a case; None as long as its faulty spec is not diagnosed."""
+    faulty = results.get(f"{case.name}: diagnose")
+    if faulty is None:
         return None
-    faulty, twin, trained = lines
+    twin, trained = results.get(twin_step(case)), results.get(f"{case.name}: train")
     spec = case.variant("faulty").spec
     printed = (faulty["printed"] or {}).get("findings", [])
     findings = [each for each in printed if cause(each) not in SYMPTOMS]
     right = [f for f in findings if any(names(f, kind, spec) for kind in case.faults)]
     named = [k for k in case.faults if any(names(f, k, spec) for f in findings)]
-    skills = {name: _skills(row) for name, row in trained["printed"].items()}
+    skills = {name: _skills(row) for name, row in trained["printed"].items()} if trained else {}
+    edited = bool((faulty["printed"] or {}).get("patch"))
     return Score(
         case,
         _verdict(faulty, findings, right),
         _causes(findings),
         _causes(right),
         len(named) / len(case.faults),
-        _remedy(skills),
+        _remedy(skills) if edited else "none",
         skills,
-        steps[1],
-        alarms(twin),
+        twin_step(case),
+        alarms(twin) if twin else None,
     )
 
 
@@ -101,7 +101,7 @@ def _skills(row: Any) -> Skills:
 
 def _remedy(skills: dict[str, Skills]) -> Remedy:
     if "remedied" not in skills:
-        return "none"
+        return "not tried"
     before, after = skills["faulty"], skills["remedied"]
     rises = [_known(after, task) - _known(before, task) for task in skills["repaired"]]
     if min(rises) < -RISE:

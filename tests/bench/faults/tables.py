@@ -88,7 +88,7 @@ def _alarms(found: list[str] | None) -> str:
 
 def _skills(each: Score) -> Iterator[str]:
     """`task .10 → .90 (.95)` for each task of the twin."""
-    for task in each.skills["repaired"]:
+    for task in each.skills.get("repaired", {}):
         values = {
             name: f"{skills[task]:.2f}" if task in skills else "failed"
             for name, skills in each.skills.items()
