@@ -25,6 +25,7 @@ from tests.bench.faults.measure import (
     healthy_step,
     measure_healthy,
     train_variants,
+    twin_step,
 )
 from tests.bench.faults.results import Results
 from tests.bench.faults.score import alarms, score
@@ -67,8 +68,7 @@ def main() -> None:
     else:
         chosen = _chosen(asked.half, asked.case)
         for step in () if asked.table else asked.steps:
-            work = {f"{c.name}: {step}": partial(STEPS[step], c, results) for c in chosen}
-            _measure(work, asked.j)
+            _measure({_key(step, c): partial(STEPS[step], c, results) for c in chosen}, asked.j)
         _print_cases(chosen, results)
 
 
@@ -79,6 +79,11 @@ def _chosen(half: str | None, names: list[str] | None) -> list[Case]:
     if unknown := set(names) - known.keys():
         sys.exit(f"--case {', '.join(sorted(unknown))}: no such case; known: {', '.join(known)}")
     return [known[name] for name in names]
+
+
+def _key(step: str, case: Case) -> str:
+    """What a step measures: cases may have one twin."""
+    return twin_step(case) if step == "twins" else f"{case.name}: {step}"
 
 
 def _measure(work: Mapping[str, Callable[[], None]], workers: int) -> None:
