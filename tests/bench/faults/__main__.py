@@ -51,6 +51,7 @@ def main() -> None:
     options.add_argument("--case", action="append", metavar="NAME")
     options.add_argument("--healthy", action="store_true")
     options.add_argument("-j", type=int, default=1, metavar="N", help="cases at the same time")
+    options.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS))
     options.add_argument(
         "--table", action="store_true", help="of what is measured; measure nothing"
     )
