@@ -88,12 +88,16 @@ def _key(step: str, case: Case) -> str:
 
 
 def _measure(work: Mapping[str, Callable[[], None]], workers: int) -> None:
-    """Do all work, and say on stderr what is done."""
+    """Do all work, and say on stderr what is done; at Ctrl-C, end what is under way."""
     with ThreadPoolExecutor(workers) as pool:
         running: dict[Future[None], str] = {pool.submit(do): name for name, do in work.items()}
-        for done, future in enumerate(as_completed(running), 1):
-            future.result()
-            print(f"{done}/{len(running)} {running[future]}", file=sys.stderr, flush=True)
+        try:
+            for done, future in enumerate(as_completed(running), 1):
+                future.result()
+                print(f"{done}/{len(running)} {running[future]}", file=sys.stderr, flush=True)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _print_cases(chosen: list[Case], results: Results) -> None:

@@ -46,6 +46,7 @@ def train_variants(case: Case, results: Results) -> None:
     """Train the faulty spec, its twin, and the faulty one with the edits that were offered."""
     if (step := f"{case.name}: train") in results:
         return
+    diagnose_faulty(case, results)
     faulty, rows = case.variant("faulty"), {}
     if patch := (results[f"{case.name}: diagnose"]["printed"] or {}).get("patch"):
         rows["remedied"] = faulty._replace(spec=jsonpatch.apply_patch(faulty.spec, patch))
@@ -103,6 +104,7 @@ def _run(folder: Path, *arguments: str) -> dict[str, Any]:
             capture_output=True,
             text=True,
             timeout=LIMIT,
+            start_new_session=True,  # Ctrl-C ends the bench behind the steps under way
         )
         code, out, err = end.returncode, end.stdout, end.stderr
     except subprocess.TimeoutExpired:

@@ -15,7 +15,7 @@ class Results:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self._lock = folder, threading.Lock()
+        self.folder, self._lock = folder.resolve(), threading.Lock()
         self._lines: dict[str, dict[str, Any]] = {}
         for text in self._text().splitlines():
             try:
