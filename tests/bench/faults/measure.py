@@ -43,14 +43,14 @@ def diagnose_twin(case: Case, results: Results) -> None:
 
 
 def train_variants(case: Case, results: Results) -> None:
-    """Train the faulty spec, its twin, and the faulty one with the edits that were offered."""
-    if (step := f"{case.name}: train") in results:
-        return
+    """Train the faulty spec with and without the edits offered, if any are, and its twin."""
     diagnose_faulty(case, results)
-    faulty, rows = case.variant("faulty"), {}
-    if patch := (results[f"{case.name}: diagnose"]["printed"] or {}).get("patch"):
-        rows["remedied"] = faulty._replace(spec=jsonpatch.apply_patch(faulty.spec, patch))
-    rows |= {"faulty": faulty, "repaired": case.variant("repaired")}
+    patch = (results[f"{case.name}: diagnose"]["printed"] or {}).get("patch")
+    if not patch or (step := f"{case.name}: train") in results:
+        return
+    faulty, repaired = case.variant("faulty"), case.variant("repaired")
+    remedied = faulty._replace(spec=jsonpatch.apply_patch(faulty.spec, patch))
+    rows = {"faulty": faulty, "remedied": remedied, "repaired": repaired}
     folder = results.folder / case.name
     results.add(step, _train([write(each, folder / name, name) for name, each in rows.items()]))
 
