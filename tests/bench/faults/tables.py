@@ -87,11 +87,10 @@ def _alarms(found: list[str] | None) -> str:
 
 
 def _skills(each: Score) -> Iterator[str]:
-    """`task .10 → .90 (.95)` for each task of the twin."""
-    for task in each.skills.get("repaired", {}):
+    """`task .10 → .90 (.95)` for each task of the twin, if edits were offered."""
+    for task in each.skills.get("repaired", {}) if "remedied" in each.skills else ():
         values = {
             name: f"{skills[task]:.2f}" if task in skills else "failed"
             for name, skills in each.skills.items()
         }
-        after = f" → {values['remedied']}" if "remedied" in values else ""
-        yield f"{task} {values['faulty']}{after} ({values['repaired']})"
+        yield f"{task} {values['faulty']} → {values['remedied']} ({values['repaired']})"
