@@ -35,10 +35,12 @@ class Rows(NamedTuple):
 
     x: Tensor
     y: Tensor
+    index: Tensor
+    """[n] places of the rows in their split."""
 
     def at(self, chosen: Tensor) -> Rows:
         """Some of the rows."""
-        return Rows(self.x[chosen], self.y[chosen])
+        return Rows(self.x[chosen], self.y[chosen], self.index[chosen])
 
 
 def rows_of(data: Dataset, task: Task) -> dict[str, Rows] | None:
@@ -60,7 +62,7 @@ def rows_of(data: Dataset, task: Task) -> dict[str, Rows] | None:
             y = ((y - centre) / torch.where(size > 0, size, 1.0)).clamp(-10, 10)
         whole = y.isfinite().all(1)
         scaled = ((x - middle) / spread).clamp(-LONGEST, LONGEST)
-        rows[name] = Rows(scaled[whole], y[whole])
+        rows[name] = Rows(scaled[whole], y[whole], whole.nonzero().flatten())
     return rows
 
 
@@ -70,20 +72,45 @@ def skill_within(rows: Rows, shift: int = 0) -> Skill | None:
     shift: features are taken with the target of the row so many places on. None if the rows are
     too few, or their target never changes.
     """
-    x, y = rows
+    x, y, index = rows
     if shift:
         first, last = max(-shift, 0), len(x) - max(shift, 0)
-        x, y = x[first:last], y[first + shift : last + shift]
+        x, y, index = x[first:last], y[first + shift : last + shift], index[first:last]
     guess = torch.zeros_like(y)
     for fold in range(FOLDS):
         inside = torch.arange(len(x)) * FOLDS // max(len(x), 1) == fold
-        guess[inside] = _best_guess(Rows(x[~inside], y[~inside]), x[inside])
+        guess[inside] = _best_guess(Rows(x, y, index).at(~inside), x[inside])
     return _skill(guess, y)
 
 
 def skill_across(given: Rows, asked: Rows) -> Skill | None:
     """The skill on rows `asked` of what rows `given` tell."""
     return _skill(_best_guess(given, asked.x), asked.y)
+
+
+def contradiction(rows: Rows, same: Tensor) -> Skill | None:
+    """1 − (squared differences of targets to the most similar row) / (to rows with its features).
+
+    same: [n] a number for each row that rows with the same features share; only those with a mate
+    are asked. Where labels follow the features, however loosely, similar rows differ in them at
+    least as much as rows with the same features, and this is 0 or less (Cauchy and Schwarz). It is
+    above 0 where rows were copied and not their labels. None if rows with mates are few.
+    """
+    _, group, count = same.unique(return_inverse=True, return_counts=True)
+    mated = count[group] > 1
+    x, y, group = rows.x[mated], rows.y[mated], group[mated]
+    if len(x) < 2 * NEAR or len(group.unique()) < NEAR:
+        return None
+    mates = (group[:, None] == group).fill_diagonal_(fill_value=False)
+    apart = torch.cdist(y, y).square()
+    to_mates = (apart * mates).sum(1) / mates.sum(1)
+    away = torch.cdist(x, x).masked_fill(group[:, None] == group, torch.inf)
+    to_similar = apart.gather(1, away.argmin(1, keepdim=True)).squeeze(1)
+    order = group.argsort()  # so that rows with the same features count as one
+    largest = int(mates.sum(1).max()) + 1
+    if not to_mates.sum() > 0 or len(x) < 3 * largest:
+        return None
+    return measure_skill(to_similar[order], to_mates[order], largest)
 
 
 def _features(split: Split, data: Dataset) -> Tensor:

@@ -109,12 +109,15 @@ def _times(spec: JobSpec, factor: float) -> tuple[Edit, ...]:
 
 
 def _leaps(probe: Probe) -> float:
-    """What a step changes a weight by, over the weights' size; 0 for SGD, where nothing tells."""
+    """What a step changes a weight by, over the weights' size; 0 where nothing tells.
+
+    That is for SGD, and for weights that all start at 0, of which a step is no part.
+    """
     optimizer = probe.spec.optimizer
     if isinstance(optimizer, Sgd):
         return 0.0
-    heads = (optimizer.head_lr or optimizer.lr) / probe.sizes["heads"]
-    return max(optimizer.lr / probe.sizes["trunk"], heads)
+    rates = {"trunk": optimizer.lr, "heads": optimizer.head_lr or optimizer.lr}
+    return max(rate / probe.sizes[of] if probe.sizes[of] else 0.0 for of, rate in rates.items())
 
 
 def _least_bad(

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 
 from job.data.dataset import Dataset
-from job.diagnose.case import Case, Finding
-from job.diagnose.neighbours import Rows, rows_of, skill_across, skill_within
+from job.diagnose.case import SURE, Case, Finding
+from job.diagnose.neighbours import Rows, contradiction, rows_of, skill_across, skill_within
 from job.model.labels import labelled
 from job.model.skill import Skill
 from job.spec import Task
@@ -34,17 +35,18 @@ ROWS = (-2, -1, 1, 2)
 
 
 def findings(case: Case) -> Iterator[Finding]:
-    """Findings on the samples of all tasks, then on those of tasks that are weak."""
+    """Findings on the samples of each task; on the order of their labels if it is weak."""
     data = case.first.data
     if message := copied_samples(data):
         remedy = "drop the copies, or keep them together with data.split"
         yield Finding("copied_samples", None, message, remedy)
     for task in case.original.tasks:
-        if task.name in case.open_tasks and (outliers := _outliers(task, data)):
-            case.closed.add(task.name)
-            yield outliers
-    for task in case.original.tasks:
-        if task.name in case.weak() and (fault := _labels(task, data) or _order(task, data)):
+        if task.name not in case.open_tasks:
+            continue
+        fault = _outliers(task, data) or _contradicting(task, data)
+        if fault is None and task.name in case.weak():
+            fault = _order(task, data)
+        if fault is not None:
             case.closed.add(task.name)
             yield fault
 
@@ -78,25 +80,44 @@ def _quartiles(values: Tensor) -> tuple[float, float, float]:
     return low, middle, high
 
 
-def _labels(task: Task, data: Dataset) -> Finding | None:
-    """The finding on samples with the same features and different targets."""
-    groups: dict[bytes, list[int]] = defaultdict(list)
-    for i, digest in enumerate(feature_digests(data.train)):
-        groups[digest].append(i)
-    target = data.train.targets[task.name].reshape(len(data.train), -1)
-    count = sum(
-        len(group)
-        for group in groups.values()
-        if len(group) > 1 and not bool((target[group] == target[group[0]]).all())
-    )
+def _contradicting(task: Task, data: Dataset) -> Finding | None:
+    """The finding on samples with the same features and contradicting targets.
+
+    Repeated features alone are no evidence: a table of few categories has them honestly, and their
+    targets differ as the categories leave it open. They contradict each other only if they differ
+    more than the targets of samples with merely similar features.
+    """
+    if data.train.overlap > 1 or (rows := rows_of(data, task)) is None:
+        return None
+    digests, train = feature_digests(data.train), rows["train"]
+    numbers = {digest: i for i, digest in enumerate(dict.fromkeys(digests))}
+    same = torch.tensor([numbers[digests[i]] for i in train.index.tolist()])
+    excess = contradiction(train, same)
+    if excess is None or not excess.value > max(CLEAR, SURE * excess.error):
+        return None
+    count = _contradicted(digests, data.train.targets[task.name])
     if count <= CONTRADICTED * len(data.train):
         return None
     evidence = (
         f"{count} of {len(data.train)} training samples have exactly the features of another one "
-        f"and a different target"
+        f"and a different target, and such samples differ more in it than samples with merely "
+        f"similar features: by {excess.value:.0%} ± {excess.error:.0%} of the squared difference"
     )
     remedy = "check the labels, or add the features that tell these samples apart"
     return Finding("wrong_labels", task.name, evidence, remedy)
+
+
+def _contradicted(digests: list[bytes], target: Tensor) -> int:
+    """The number of samples with the features of another one and not its target."""
+    groups: dict[bytes, list[int]] = defaultdict(list)
+    for i, digest in enumerate(digests):
+        groups[digest].append(i)
+    rows = target.reshape(len(digests), -1)
+    return sum(
+        len(group)
+        for group in groups.values()
+        if len(group) > 1 and not bool((rows[group] == rows[group[0]]).all())
+    )
 
 
 def _order(task: Task, data: Dataset) -> Finding | None:
