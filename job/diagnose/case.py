@@ -69,6 +69,8 @@ SURE = 3.0
 is as far above 0 once in 40 diagnoses."""
 HARM = 2.0
 """Standard errors by which an edit may lower another task's skill, as chance does."""
+FALLEN = 0.03
+"""Fall of a skill that is none yet: another seed alone often brings one (EXPERIMENTS.md)."""
 PROBES = 40
 """Probes of a diagnosis, at most."""
 
@@ -255,10 +257,12 @@ def _has_risen(before: Probe, after: Probe, task: str, split: str) -> bool:
 
 
 def is_fallen(before: Probe, after: Probe, task: str) -> bool:
-    """True if a task had skill on a split, and has less of it by more than its error."""
+    """True if a task had skill on a split, and has less of it by enough and by its error."""
     for split in ("validation", "train"):
         rise = after.rise(before, task, split)
-        if rise is not None and before.knows(task, split) and rise.value < -HARM * rise.error:
+        if rise is None or not before.knows(task, split):
+            continue
+        if rise.value < -max(FALLEN, HARM * rise.error):
             return True
     return False
 

@@ -35,12 +35,12 @@ class Rows(NamedTuple):
 
     x: Tensor
     y: Tensor
-    index: Tensor
-    """[n] places of the rows in their split."""
+    places: Tensor
+    """[n] of the rows in their split."""
 
     def at(self, chosen: Tensor) -> Rows:
         """Some of the rows."""
-        return Rows(self.x[chosen], self.y[chosen], self.index[chosen])
+        return Rows(self.x[chosen], self.y[chosen], self.places[chosen])
 
 
 def rows_of(data: Dataset, task: Task) -> dict[str, Rows] | None:
@@ -72,14 +72,14 @@ def skill_within(rows: Rows, shift: int = 0) -> Skill | None:
     shift: features are taken with the target of the row so many places on. None if the rows are
     too few, or their target never changes.
     """
-    x, y, index = rows
+    x, y, places = rows
     if shift:
         first, last = max(-shift, 0), len(x) - max(shift, 0)
-        x, y, index = x[first:last], y[first + shift : last + shift], index[first:last]
+        x, y, places = x[first:last], y[first + shift : last + shift], places[first:last]
     guess = torch.zeros_like(y)
     for fold in range(FOLDS):
         inside = torch.arange(len(x)) * FOLDS // max(len(x), 1) == fold
-        guess[inside] = _best_guess(Rows(x, y, index).at(~inside), x[inside])
+        guess[inside] = _best_guess(Rows(x, y, places).at(~inside), x[inside])
     return _skill(guess, y)
 
 

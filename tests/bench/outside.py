@@ -56,9 +56,14 @@ class Job:
     def diagnose(self) -> Diagnosis:
         """Store the arrays, and diagnose the spec on them."""
         with tempfile.TemporaryDirectory() as folder:
-            np.savez(Path(folder) / "data.npz", **self.arrays)  # type: ignore[arg-type]  # its flag
-            spec = parse_spec(json.dumps(self.spec))
+            spec = parse_spec(self.write(Path(folder)).read_text())
             return diagnose(spec, load(spec, Path(folder)))
+
+    def write(self, folder: Path) -> Path:
+        """Write the job as files; return its spec's path."""
+        np.savez(folder / "data.npz", **self.arrays)  # type: ignore[arg-type]  # its flag
+        (folder / "spec.json").write_text(json.dumps(self.spec))
+        return folder / "spec.json"
 
 
 # --- data sets ----------------------------------------------------------------------------------

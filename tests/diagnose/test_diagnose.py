@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from job.compare.outcome import Outcome
 from job.compare.runs import Variant, compare
 from job.data.dataset import load
 from job.diagnose.case import Finding
+from job.diagnose.causes.learning_rate import leaps
 from job.diagnose.diagnose import Diagnosis, diagnose
 from job.diagnose.probe import probe, probe_inputs
 from job.diagnose.reach import reach
@@ -125,6 +127,14 @@ def test_a_probe_is_the_run_itself(tmp_path: Path) -> None:
         )
         other = probed.cosines[name]["level" if name != "level" else "kind"]
         assert other == pytest.approx(mean / len(run.epochs), abs=1e-6)
+
+
+def test_weights_that_start_at_zero_make_no_leaps(training: Trainer) -> None:
+    """Part of their size is nothing to measure a step by; the other weights' is."""
+    found = probe(training)
+    lr = found.spec.optimizer.lr
+    assert leaps(replace(found, sizes={"trunk": 0.1, "heads": 0.0})) == lr / 0.1
+    assert leaps(replace(found, sizes={"trunk": 0.0, "heads": 0.0})) == 0.0
 
 
 def test_reach_is_what_adam_can_do(training: Trainer) -> None:

@@ -7,7 +7,6 @@ import os
 import signal
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from job.data.dataset import load
@@ -16,17 +15,10 @@ from job.diagnose.diagnose import Diagnosis, diagnose, permuted
 from job.diagnose.probe import knows_beyond
 from job.diagnose.show import diagnosis_json
 from job.spec.read import parse_spec
-from tests.bench.outside import FAULTS, Job, healthy, planted
+from tests.bench.outside import FAULTS, healthy, planted
 from tests.support.command import job as command
 
 QUICK = {("wine", "features small"), ("friedman", "rows off by one")}
-
-
-def place(job: Job, folder: Path) -> Path:
-    """The job as files: its spec's path."""
-    np.savez(folder / "data.npz", **job.arrays)  # type: ignore[arg-type]  # its flag
-    (folder / "spec.json").write_text(json.dumps(job.spec))
-    return folder / "spec.json"
 
 
 @pytest.mark.parametrize(
@@ -82,7 +74,7 @@ def test_a_control_says_that_it_is_one(tmp_path: Path) -> None:
     """With permuted targets nothing is blamed but the control."""
     made = healthy("wine", 0)
     made.spec["control"] = True
-    spec = parse_spec(place(made, tmp_path).read_text())
+    spec = parse_spec(made.write(tmp_path).read_text())
     found = diagnose(spec, load(spec, tmp_path))
     assert [f.mechanism for f in found.findings] == ["control"]
     record = diagnosis_json(found, made.spec)
@@ -106,7 +98,7 @@ def test_knowledge_is_what_goes_beyond_the_control() -> None:
 
 def test_a_control_keeps_targets_and_weights_together(tmp_path: Path) -> None:
     """The tasks' targets of a split are permuted in one order, and none comes from elsewhere."""
-    spec = parse_spec(place(healthy("wine", 0), tmp_path).read_text())
+    spec = parse_spec(healthy("wine", 0).write(tmp_path).read_text())
     data = load(spec, tmp_path)
     mixed = permuted(data, 0)
     for split, other in ((data.train, mixed.train), (data.validation, mixed.validation)):
@@ -138,7 +130,7 @@ class Impatient(Watch):
 
 def test_an_interrupt_keeps_what_was_found(tmp_path: Path) -> None:
     """After Ctrl-C the findings so far are there, and what was tried was named."""
-    spec = parse_spec(place(planted("wine", "outliers"), tmp_path).read_text())
+    spec = parse_spec(planted("wine", "outliers").write(tmp_path).read_text())
     watch = Impatient()
     found: Diagnosis = diagnose(spec, load(spec, tmp_path), watch=watch)
     assert found.cut == "interrupt"
@@ -150,7 +142,7 @@ def test_an_interrupt_keeps_what_was_found(tmp_path: Path) -> None:
 def test_no_skill_is_exit_code_7(tmp_path: Path) -> None:
     """Where labels are shuffled, no edit is offered, and the exit code says that nothing is
     known."""
-    path = place(planted("cancer", "all labels shuffled"), tmp_path)
+    path = planted("cancer", "all labels shuffled").write(tmp_path)
     ended = command(tmp_path, "diagnose", str(path), "--json")
     assert ended.returncode == 7, ended.stderr
     record = json.loads(ended.stdout)

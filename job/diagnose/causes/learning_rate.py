@@ -26,8 +26,8 @@ def too_high(case: Case) -> Iterator[Finding]:
     """A finding if most losses rise, or one is not finite, and a lower rate helps."""
     first = case.first
     risen = [n for n in first.names if _has_risen(first.losses(n), first.trivial(n))]
-    leaps = _leaps(first)
-    if first.not_finite is None and 2 * len(risen) < len(first.names) and leaps < MUCH:
+    leap = leaps(first)
+    if first.not_finite is None and 2 * len(risen) < len(first.names) and leap < MUCH:
         return
     candidates = [_times(case.spec, 1 / by) for by in LOWER]
     best = (
@@ -42,7 +42,7 @@ def too_high(case: Case) -> Iterator[Finding]:
         f"{n} from {first.losses(n)[0]:.3g} to {max(first.losses(n)):.3g}" for n in risen
     )
     evidence = f"at lr {first.spec.optimizer.lr:g}"
-    evidence += f" a step changes a weight by {leaps:.2g} of the weights' size" if leaps else ""
+    evidence += f" a step changes a weight by {leap:.2g} of the weights' size" if leap else ""
     evidence += f"; {first.not_finite}" if first.not_finite else ""
     evidence += f"; losses rise in the probe: {rise}" if rise and not first.not_finite else ""
     helped = () if first.not_finite else case.helped(after, case.open_tasks)
@@ -108,7 +108,7 @@ def _times(spec: JobSpec, factor: float) -> tuple[Edit, ...]:
     )
 
 
-def _leaps(probe: Probe) -> float:
+def leaps(probe: Probe) -> float:
     """What a step changes a weight by, over the weights' size; 0 where nothing tells.
 
     That is for SGD, and for weights that all start at 0, of which a step is no part.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from job.diagnose.case import Case, Finding, remedy, skill_changes
+from job.diagnose.probe import Probe
 from job.spec import Python
 from job.spec.patch import Edit
 
@@ -19,11 +20,9 @@ def findings(case: Case) -> Iterator[Finding]:
     that the features do not tell is no remedy.
     """
     for name in case.now.names:
-        now = case.now
-        train, held_out = now.skill(name), now.skill(name, "validation")
-        memorized = now.knows(name, "train") and train - held_out > APART and held_out <= 0
-        if name not in case.open_tasks or not memorized:
+        if name not in case.open_tasks or not is_memorized(case.now, name):
             continue
+        train, held_out = case.now.skill(name), case.now.skill(name, "validation")
         evidence = (
             f"its skill is {train:.0%} on the training split and {held_out:.0%} on the validation "
             f"split: it is learned by heart, and what is learned does not hold for other samples"
@@ -33,7 +32,7 @@ def findings(case: Case) -> Iterator[Finding]:
             if tried is None or not tried.knows(name):
                 continue
             if not [other for other in case.harmed(tried) if other != name]:
-                effect = skill_changes(now, tried, [name])
+                effect = skill_changes(case.now, tried, [name])
                 case.accept(edits, tried)
                 yield Finding("overfitting", name, evidence, remedy(edits), edits, effect, (name,))
                 break
@@ -44,6 +43,12 @@ def findings(case: Case) -> Iterator[Finding]:
                 "split"
             )
             yield Finding("overfitting", name, evidence, data)
+
+
+def is_memorized(probe: Probe, task: str) -> bool:
+    """True if a task is learned by heart: with skill on the training split, and none beyond it."""
+    train, held_out = probe.skill(task), probe.skill(task, "validation")
+    return probe.knows(task, "train") and train - held_out > APART and held_out <= 0
 
 
 def _regularized(case: Case) -> Iterator[tuple[Edit, ...]]:

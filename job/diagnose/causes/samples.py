@@ -14,6 +14,7 @@ from torch import Tensor
 
 from job.data.dataset import Dataset
 from job.diagnose.case import SURE, Case, Finding
+from job.diagnose.causes.overfitting import is_memorized
 from job.diagnose.neighbours import Rows, contradiction, rows_of, skill_across, skill_within
 from job.model.labels import labelled
 from job.model.skill import Skill
@@ -43,9 +44,9 @@ def findings(case: Case) -> Iterator[Finding]:
     for task in case.original.tasks:
         if task.name not in case.open_tasks:
             continue
-        fault = _outliers(task, data) or _contradicting(task, data)
+        fault = _outliers(task, data) or contradicting(task, data)
         if fault is None and task.name in case.weak():
-            fault = _order(task, data)
+            fault = _order(task, data) or _by_heart(case, task)
         if fault is not None:
             case.closed.add(task.name)
             yield fault
@@ -80,7 +81,7 @@ def _quartiles(values: Tensor) -> tuple[float, float, float]:
     return low, middle, high
 
 
-def _contradicting(task: Task, data: Dataset) -> Finding | None:
+def contradicting(task: Task, data: Dataset) -> Finding | None:
     """The finding on samples with the same features and contradicting targets.
 
     Repeated features alone are no evidence: a table of few categories has them honestly, and their
@@ -91,7 +92,7 @@ def _contradicting(task: Task, data: Dataset) -> Finding | None:
         return None
     digests, train = feature_digests(data.train), rows["train"]
     numbers = {digest: i for i, digest in enumerate(dict.fromkeys(digests))}
-    same = torch.tensor([numbers[digests[i]] for i in train.index.tolist()])
+    same = torch.tensor([numbers[digests[i]] for i in train.places.tolist()])
     excess = contradiction(train, same)
     if excess is None or not excess.value > max(CLEAR, SURE * excess.error):
         return None
@@ -151,6 +152,39 @@ def _order(task: Task, data: Dataset) -> Finding | None:
     ):
         return Finding("split_shift", task.name, shift, "make the splits alike (data.split)")
     return _wrong(task, "validation", there, "training", inside)
+
+
+def _by_heart(case: Case, task: Task) -> Finding | None:
+    """The finding on labels that only a memory can learn: nothing simple tells them in any split.
+
+    It stands before settings and overfitting, of which no edit brings knowledge that is not there.
+    None if no task knows anything: then the fault may be one of the whole run.
+    """
+    data, now = case.first.data, case.now
+    if not any(map(now.knows, now.names)) or not is_memorized(now, task.name):
+        return None
+    if max(data.train.overlap, data.validation.overlap) > 1:
+        return None
+    if (rows := rows_of(data, task)) is None:
+        return None
+    inside, there = skill_within(rows["train"]), skill_within(rows["validation"])
+    if not (_is_surely_small(inside) and _is_surely_small(there)):
+        return None
+    return Finding(
+        "uninformative",
+        task.name,
+        f"its skill is {now.skill(task.name):.0%} on the training split and "
+        f"{now.skill(task.name, 'validation'):.0%} on the validation split: it is learned by "
+        f"heart; a simple prediction (similar samples, a linear map) has a skill of "
+        f"{_words(inside)} inside the training split and of {_words(there)} inside the validation "
+        f"split",
+        "check that each label stands in the row of its features; else these may hold nothing "
+        "about the target: supply others",
+    )
+
+
+def _is_surely_small(skill: Skill | None) -> bool:
+    return skill is not None and skill.value + 2 * skill.error < CLEAR
 
 
 def _shifted(task: Task, rows: Rows, inside: Skill | None) -> Finding | None:

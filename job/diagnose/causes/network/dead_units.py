@@ -26,7 +26,10 @@ def at_start(case: Case) -> Iterator[Finding]:
 
 
 def died(case: Case) -> Iterator[Finding]:
-    """Findings on layers that have died in training, whose tasks learn nothing."""
+    """Findings on layers that have died in training, whose tasks learn nothing.
+
+    Where they live at a lower learning rate, that is the cause, and the dead units its trace.
+    """
     for relu in _dead(case, case.now.at_end.relus):
         tasks = _stuck(case, relu)
         if not tasks:
@@ -51,7 +54,7 @@ def died(case: Case) -> Iterator[Finding]:
         found = _finding(case, relu, tasks, when)
         case.accept(edits, after)
         yield Finding(
-            "dead_units", None, found.evidence, remedy(edits), edits, effect, tuple(tasks)
+            "learning_rate", None, found.evidence, remedy(edits), edits, effect, tuple(tasks)
         )
 
 
