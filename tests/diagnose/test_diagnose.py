@@ -14,8 +14,6 @@ import numpy as np
 import pytest
 import torch
 
-from job.compare.outcome import Outcome
-from job.compare.runs import Variant, compare
 from job.data.dataset import load
 from job.diagnose.case import Finding
 from job.diagnose.causes.learning_rate import leaps
@@ -23,7 +21,7 @@ from job.diagnose.diagnose import Diagnosis, diagnose
 from job.diagnose.probe import probe, probe_inputs
 from job.diagnose.reach import reach
 from job.spec import JobSpec
-from job.spec.patch import Edit, applied, edited, patch
+from job.spec.patch import Edit, applied, patch
 from job.spec.read import parse_spec, read_spec
 from job.train.trainer import Trainer
 from tests.support.command import ROOT, here, warm_job
@@ -32,8 +30,8 @@ from tests.support.tiny_job import SMALL, Trained, write
 from tests.support.tiny_job import job as small_job
 from tests.support.warm_process import Nursery
 
-QUICK = {"detached", "frozen", "forgotten", "constant", "leaking", "rare", "starved", "too_short"}
-"""Faults that take a second or two."""
+QUICK = {"detached", "constant", "too_short", "healthy", "gradient_norm"}
+"""Faults, and healthy twins, that take a second or two."""
 
 # --- faults and their twins ---------------------------------------------------------------------
 
@@ -71,23 +69,16 @@ def test_a_planted_fault_is_found(fault: str) -> None:
         assert finding.remedy
 
 
-@pytest.mark.parametrize("twin", HEALTHY)
-@pytest.mark.parametrize("domain", [pytest.param("digits", marks=pytest.mark.slow), "walks"])
-def test_a_healthy_twin_is_clean(domain: str, twin: str) -> None:
+@pytest.mark.parametrize(
+    "twin", [pytest.param(t, marks=[] if t in QUICK else pytest.mark.slow) for t in HEALTHY]
+)
+def test_a_healthy_twin_is_clean(twin: str) -> None:
     """Without a fault nothing is found."""
-    assert findings_of(planted(domain, twin)) == []
+    assert findings_of(planted("walks", twin)) == []
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", FAULTS)
-def test_the_same_in_another_domain(fault: str) -> None:
-    """Each mechanism is found in images of digits, too."""
-    findings = findings_of(planted("digits", fault))
-    assert is_found(findings, fault), findings
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("fault", ["far_off", "out_of_range", "too_fast", "too_short"])
+@pytest.mark.parametrize("fault", ["far_off", "out_of_range"])
 def test_the_remedy_mends_it(fault: str) -> None:
     """After its edits, the diagnosis of a spec that can be mended finds that fault no more."""
     problem = planted("walks", fault)
@@ -324,13 +315,14 @@ def test_the_command(tmp_path: Path, nursery: Nursery) -> None:
     assert read_spec(out).tasks[0].transform.kind == "standardize"
 
 
+@pytest.mark.slow
 def test_the_command_as_json(tmp_path: Path, nursery: Nursery) -> None:
     """One JSON object: figures, findings and the patch that makes the fixed spec."""
     path, out = far_off(tmp_path), tmp_path / "fixed.json"
     ended = warm_job(nursery, tmp_path, "diagnose", path.name, "--json", "--fix", out.name)
     assert ended.returncode == 7
     printed = json.loads(ended.stdout)
-    assert printed["findings"][0]["mechanism"] == "travel_budget"
+    assert printed["findings"][0]["mechanism"] == "target_scale"
     assert printed["tasks"]["level"]["skill"] < 0
     raw = json.loads(path.read_text())
     assert jsonpatch.apply_patch(raw, printed["patch"]) == json.loads(out.read_text())
@@ -359,43 +351,10 @@ def test_no_file_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.slow
-def test_the_failing_spec_is_mended() -> None:
-    """Its diagnosis names countdown's distance, saturation and starvation; the fixed spec passes
-    the acceptance gate on 8 of 8 seeds, no other task worse."""
-    path = ROOT / "docker/failing.json"
-    spec = read_spec(path)
-    diagnosis = diagnose(spec, load(spec, path.parent))
-    named = {f.mechanism for f in diagnosis.findings if f.task == "countdown"}
-    assert named == {"travel_budget", "saturated_loss", "starved"}
-    mended = edited(spec, diagnosis.edits)
-    rows = [Variant(n, s, path.parent) for n, s in (("as it is", spec), ("fixed", mended))]
-    ended = compare(rows, 8, 2, lambda text: None)
-    assert [o.gates[0].passed for o in ended if o.variant == "fixed"] == [True] * 8
-    for task in ("type", "pointers", "binary"):
-        before, after = (_end(ended, name, task) for name in ("as it is", "fixed"))
-        assert after < before
-
-
-def _end(ended: list[Outcome], variant: str, task: str) -> float:
-    """Mean training loss at the end, over the seeds."""
-    ends = [o.epochs[-1].tasks[task].train_loss for o in ended if o.variant == variant]
-    return sum(ends) / len(ends)
-
-
-@pytest.mark.slow
-def test_nothing_is_found_in_the_shipped_spec() -> None:
-    """No false finding."""
-    spec: JobSpec = read_spec(ROOT / "spec.json")
-    assert diagnose(spec, load(spec, ROOT)).findings == []
-
-
-@pytest.mark.slow
-def test_next_to_nothing_is_found_in_the_small_shipped_spec() -> None:
-    """On one of eight seeds at most a remedy helps a task that learns anyway."""
-    path = ROOT / "docker/smoke.json"
-    found = []
-    for seed in range(8):
-        spec: JobSpec = read_spec(path).model_copy(update={"seed": seed})
-        found.append(diagnose(spec, load(spec, path.parent)).findings)
-    assert sum(map(bool, found)) <= 1, found
-    assert found[0] == []
+@pytest.mark.parametrize(
+    "path", ["docker/smoke.json", "docs/examples/census.json", "docs/examples/rows.json"]
+)
+def test_nothing_is_found_in_what_is_shipped(path: str) -> None:
+    """No false finding in the small job, nor in the examples whose data is in the repository."""
+    spec: JobSpec = read_spec(ROOT / path)
+    assert diagnose(spec, load(spec, (ROOT / path).parent)).findings == []

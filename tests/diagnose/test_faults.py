@@ -99,7 +99,9 @@ def row(**skills: float) -> dict[str, Any]:
 def measured(folder: Path, case: Case, finding: dict[str, Any], **remedied: float) -> Results:
     """Results as the bench writes them: one finding on the faulty spec, none on its twin."""
     results = Results(folder)
-    results.add(f"{case.name}: diagnose", {"code": 7, "printed": {"findings": [finding]}})
+    patch = [RAISE] if remedied else []
+    printed = {"findings": [finding], "patch": patch}
+    results.add(f"{case.name}: diagnose", {"code": 7, "printed": printed})
     results.add(twin_step(case), {"code": 0, "printed": {"findings": []}})
     rows = {"faulty": row(digit=0.1, height=0.2), "repaired": row(digit=0.9, height=0.9)}
     if remedied:

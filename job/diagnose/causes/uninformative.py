@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from job.diagnose.case import GAIN, Case, Finding
 from job.diagnose.causes import learning_rate, settings
+from job.diagnose.neighbours import rows_of, skill_within
 from job.diagnose.probe import Probe
 from job.spec.patch import Edit
 
@@ -13,8 +14,9 @@ from job.spec.patch import Edit
 def findings(case: Case, explained: set[str]) -> Iterator[Finding]:
     """Findings on tasks without validation skill and without another finding, each trained alone.
 
-    None if no task has any: then the fault is one of the whole run. explained: tasks that other
-    findings concern.
+    None if no task has any: then the fault is one of the whole run. Of a task of which a simple
+    prediction knows something it is not said that the features do not tell it. explained: tasks
+    that other findings concern.
     """
     if not any(case.now.knows(name) for name in case.now.names):
         return
@@ -41,12 +43,24 @@ def findings(case: Case, explained: set[str]) -> Iterator[Finding]:
                 "conflict", name, evidence, "give it a run of its own, with these settings"
             )
             continue
+        if _is_told(case, name):
+            continue
         evidence += (
             f", and {_skill(alone, name)} when trained alone; alone, none of {len(tried)} other "
             f"settings of rate, scale and regularisation gives it any"
         )
         remedy = "the features may hold nothing about this target: supply others"
         yield Finding("uninformative", name, evidence, remedy)
+
+
+def _is_told(case: Case, name: str) -> bool:
+    """True if a simple prediction without a network has skill inside the training split."""
+    data = case.first.data
+    task = next(t for t in case.original.tasks if t.name == name)
+    if data.train.overlap > 1 or (rows := rows_of(data, task)) is None:
+        return False
+    skill = skill_within(rows["train"])
+    return skill is not None and skill.low > 0
 
 
 def unexplained(case: Case, control: Probe, name: str) -> Finding:

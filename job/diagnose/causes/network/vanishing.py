@@ -58,12 +58,15 @@ def vanishing(case: Case) -> Iterator[Finding]:
 
 
 def exploding(case: Case) -> Iterator[Finding]:
-    """A finding if a layer's outputs are far larger than what enters the network, at its start."""
+    """A finding if a layer makes far larger what enters the network, at its start.
+
+    That is how far its outputs differ between samples: they may all be far off, as a target is.
+    """
     layers = case.first.at_start.signals.layers
     if not layers or not (case.first.not_finite or case.not_learning()):
         return
     enters = layers[0].entry[0] if layers[0].entry is not None else layers[0].size
-    grown = [layer for layer in layers if not layer.size <= GROWN * max(enters, 1.0)]
+    grown = [layer for layer in layers if not layer.signal <= GROWN * max(enters, 1.0)]
     if not grown:
         return
     first = grown[0]
