@@ -54,7 +54,8 @@ def too_high(case: Case) -> Iterator[Finding]:
 def too_low(case: Case) -> Iterator[Finding]:
     """A finding if weak tasks learn at a rate that is higher by more than the run is longer.
 
-    A run of n times the probe's steps goes about as far as the probe at n times the rate.
+    A run of n times the probe's steps goes about as far as the probe at n times the rate. A task
+    that ends without skill has not learned, however far its loss has fallen.
     """
     weak, now = case.weak(), case.now
     highest = HIGHEST.get(now.spec.optimizer.kind, FASTEST)
@@ -66,7 +67,11 @@ def too_low(case: Case) -> Iterator[Finding]:
     if best is None:
         return
     edits, after = best
-    helped = case.helped(after, weak)
+    helped = tuple(
+        name for name in case.helped(after, weak) if after.knows(name) or after.knows(name, "train")
+    )
+    if not helped:
+        return
     lr = now.spec.optimizer.lr
     evidence = (
         f"of the rates {lr:g}{''.join(f', {each[0].value:g}' for each in rates)} the tasks learn "
