@@ -323,7 +323,7 @@ FAULTS = {
     "detached": Fault(detached, "blocked_path", "level", ".detach()"),
     "frozen": Fault(frozen, "blocked_path", None, "does not update model.trunk"),
     "forgotten": Fault(forgotten, "blocked_path", None, "balancer.log_variance"),
-    "died": Fault(died, "blocked_path", "level", "its ReLU has died"),
+    "died": Fault(died, "dead_units", "level", "give 0 for every sample"),
     "constant": Fault(constant, "targets", "level", "is 2.5 in all"),
     "out_of_range": Fault(out_of_range, "targets", "level", "the range of its activation tanh"),
     "leaking": Fault(leaking, "targets", "path", "feature 3 has a rank correlation of 1.0000"),
@@ -333,7 +333,7 @@ FAULTS = {
     "too_short": Fault(too_short, "too_few_steps", None, "the run is over after"),
     "by_heart": Fault(by_heart, "overfitting", None, "learned by heart"),
     "sigma_frozen": Fault(sigma_frozen, "uncertainty", None, "at that pace"),
-    "noise": Fault(noise, "uninformative", "kind", "trained alone it ends at"),
+    "noise": Fault(noise, "uninformative", "kind", "when trained alone"),
 }
 """By name."""
 
