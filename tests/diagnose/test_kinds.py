@@ -15,13 +15,10 @@ from job.diagnose.diagnose import diagnose
 from job.spec.read import parse_spec
 
 KINDS: dict[str, dict[str, Any]] = {
-    "mlp": {"kind": "mlp"},
-    "conv1d": {"kind": "conv1d", "width": 24, "layers": 3},
     "conv2d": {"kind": "conv2d", "width": 8},
     "transformer": {"kind": "transformer", "width": 24},
     "mmoe": {"kind": "mlp", "experts": {"kind": "mmoe"}},
     "ple": {"kind": "mlp", "experts": {"kind": "ple", "levels": 2}},
-    "shared": {"kind": "mlp"},
 }
 
 
@@ -31,7 +28,6 @@ def spec_of(folder: Path, kind: str, **train: Any) -> Any:
     rows = (images.sum(2) * np.arange(8)).sum(1) / images.sum((1, 2))
     np.savez(folder / "d.npz", image=images.astype("u1"), digit=load_digits().target, row=rows)
     source = {"kind": "image"} if kind == "conv2d" else {"kind": "numbers"}
-    head = {"head": {"hidden": [32], "share": "both"}} if kind == "shared" else {}
     return parse_spec(
         json.dumps(
             {
@@ -39,9 +35,9 @@ def spec_of(folder: Path, kind: str, **train: Any) -> Any:
                 "data": {"kind": "arrays", "path": "d.npz", "inputs": {"image": source}},
                 "model": KINDS[kind],
                 "tasks": [
-                    {"name": "digit", "level": "sample", "outputs": 10, **head}
+                    {"name": "digit", "level": "sample", "outputs": 10}
                     | {"loss": {"kind": "cross_entropy"}},
-                    {"name": "row", "level": "sample", "loss": {"kind": "mse"}, **head}
+                    {"name": "row", "level": "sample", "loss": {"kind": "mse"}}
                     | {"transform": {"kind": "standardize"}},
                 ],
                 "train": {"epochs": 6, "batch_size": 32, "threads": 1} | train,
@@ -51,7 +47,7 @@ def spec_of(folder: Path, kind: str, **train: Any) -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["conv1d", "conv2d", "transformer", "ple", "shared"])
+@pytest.mark.parametrize("kind", ["conv2d", "transformer", "ple"])
 def test_healthy_networks_are_clean(kind: str, tmp_path: Path) -> None:
     spec = spec_of(tmp_path, kind)
     found = diagnose(spec, load(spec, tmp_path))

@@ -45,6 +45,8 @@ INSIDE: set[Mechanism] = {
 TRAIN = {"epochs": 1, "batch_size": 32, "threads": 1}
 QUICK = {"softmax of one"}
 """Faults that take a second or two."""
+TWINS = ["softmax twice", "tanh of logits", "relu of a standardized target", "tiny start"]
+"""Faults whose repaired twins are no sound network that is tried besides."""
 
 
 def inside(findings: list[Finding]) -> list[Finding]:
@@ -78,7 +80,7 @@ def test_a_fault_is_named(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize("name", TWINS)
 def test_its_repaired_twin_is_clean(name: str, tmp_path: Path) -> None:
     """What the remedy asks for leaves nothing to name."""
     assert inside(FAULTS[name].repaired.diagnose(tmp_path).findings) == []
@@ -91,12 +93,9 @@ def test_sound_networks_are_clean(name: str, data: str, tmp_path: Path) -> None:
     assert inside(OwnProblem(SOUND[name], data).diagnose(tmp_path).findings) == []
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=[] if n == "forward" else pytest.mark.slow) for n in SMALL_NETWORKS],
-)
-def test_every_kind_of_network_is_diagnosed(name: str, tmp_path: Path) -> None:
-    """A trunk and heads, z in parts, or no z at all: each is probed, and nothing inside named."""
+@pytest.mark.parametrize("name", ["forward", pytest.param("conv", marks=pytest.mark.slow)])
+def test_networks_with_and_without_z_are_diagnosed(name: str, tmp_path: Path) -> None:
+    """z in parts, or no z at all: each is probed, and nothing inside named."""
     source, more = SMALL_NETWORKS[name]
     path = place(tmp_path, source, more)
     spec = with_digests(parse_spec(path.read_text(), str(path)), tmp_path)
