@@ -22,23 +22,29 @@ def findings(case: Case) -> Iterator[Finding]:
     longest = STEPS // now.planned
     if not now.is_whole_run or longest < 2 or not (stuck or 2 * len(early) >= len(now.names)):
         return
+    best: tuple[int, Probe, list[str]] | None = None
     for more in dict.fromkeys(min(factor, longest) for factor in MORE):
-        epochs = Edit(("train", "epochs"), more * case.spec.train.epochs)
-        tried = case.probe_with(epochs)
-        if tried is None:
-            return
-        learned = [n for n in case.helped(tried, early) if tried.skill(n) > 0]
-        if 2 * len(learned) < len(early):
+        tried = case.probe_with(_epochs(case, more))
+        learned = [n for n in case.helped(tried, early) if tried.skill(n) > 0] if tried else []
+        if tried is None or 2 * len(learned) < len(early):
             continue
-        evidence = (
-            f"the run is over after {now.planned} steps ({now.batches} an epoch), before "
-            f"{', '.join(learned)} is learned; with {more} times as many steps it is learned"
-        )
-        effect = skill_changes(now, tried, learned)
-        case.accept([epochs], tried)
-        edits = (epochs,)
-        yield Finding("too_few_steps", None, evidence, remedy(edits), edits, effect, tuple(learned))
+        best = more, tried, learned
+        if not any(_still_falls(tried, name) for name in learned):
+            break
+    if best is None:
         return
+    more, tried, learned = best
+    evidence = (
+        f"the run is over after {now.planned} steps ({now.batches} an epoch), before "
+        f"{', '.join(learned)} is learned; with {more} times as many steps it is learned"
+    )
+    effect, edits = skill_changes(now, tried, learned), (_epochs(case, more),)
+    case.accept(edits, tried)
+    yield Finding("too_few_steps", None, evidence, remedy(edits), edits, effect, tuple(learned))
+
+
+def _epochs(case: Case, more: int) -> Edit:
+    return Edit(("train", "epochs"), more * case.spec.train.epochs)
 
 
 def _still_falls(probe: Probe, task: str) -> bool:
