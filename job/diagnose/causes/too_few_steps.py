@@ -8,7 +8,7 @@ from job.diagnose.case import WORTH, Case, Finding, remedy, skill_changes
 from job.diagnose.probe import STEPS, Probe
 from job.spec.patch import Edit
 
-MORE = (4, 16)
+MORE = (4, 16, 64)
 """Factors by which epochs are multiplied in a trial, as far as a probe is long enough."""
 
 
