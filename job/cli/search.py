@@ -25,6 +25,8 @@ from job.spec.read import parse_spec, read_text, with_digests
 
 if TYPE_CHECKING:
     from job.search.result import Result
+    from job.search.search import Search
+    from job.search.show import Board
     from job.search.study import Pruner, SearchStudy
 
 LONGEST = 56
@@ -79,10 +81,8 @@ def search(
     if importlib.util.find_spec("optuna") is None:
         rule, remedy = "job search needs it", "pip install 'evengrad[search]'"
         raise InputError([Fault("optuna", "no such package", rule, remedy)])
-    from job.search.result import in_words, result_of, trials_in_words
     from job.search.search import Search
-    from job.search.show import Board, print_lines, print_trials
-    from job.store import open_store
+    from job.search.show import Board
 
     began = time.monotonic()
     if best is not None:
@@ -92,17 +92,27 @@ def search(
     if not found.objective.single and pruner != "none":
         board.print("several objectives: no trial is pruned; --objective makes one of them")
     running = Search(found, store, jobs, board)
-    with board.shown():
+    with board.bars:
         running.run(trials, began + 3600 * hours)
+    _end(running, board, spec, best)
+
+
+def _end(running: Search, board: Board, spec: Path, best: Path | None) -> None:
+    """Say what a search found and write the best spec; exits with a code unless it is 0."""
+    from job.search.result import in_words, result_of, trials_in_words
+    from job.search.show import print_lines, print_trials
+    from job.store import open_store
+
+    study = running.study
     again = shlex.join(["python", "-m", "job", *sys.argv[1:]])
     if running.interrupted:
         board.print(f"interrupted; to go on: {again}")
         raise typer.Exit(INTERRUPTED)
-    result = result_of(found, open_store(store, found.base.checkpoint.encryption))
+    result = result_of(study, open_store(running.store, study.base.checkpoint.encryption))
     if result is not None:
-        title = "trials, the best first" if found.objective.single else "Pareto front"
-        print_trials(result.ranked, found.objective, title)
-    print_lines(trials_in_words(found))
+        title = "trials, the best first" if study.objective.single else "Pareto front"
+        print_trials(result.ranked, study.objective, title)
+    print_lines(trials_in_words(study))
     if result is not None:
         print_lines([*in_words(result), *_written(result, spec, best)])
     if running.reason is not None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from optuna.trial import FrozenTrial
@@ -38,12 +36,6 @@ class Board:
             disable=not self.console.is_terminal,
         )
         self._bars: dict[int, TaskID] = {}
-
-    @contextmanager
-    def shown(self) -> Iterator[None]:
-        """Show the bars within the block."""
-        with self.bars:
-            yield
 
     def begin(self, number: int, epochs: int) -> None:
         """A trial begins, or goes on."""
