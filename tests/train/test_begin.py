@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from job.diagnose.causes import blocked_path, travel_budget
 from job.diagnose.diagnose import diagnose
 from job.errors import InputError
 from job.model.start.frozen import freeze, keep_still
@@ -176,8 +177,12 @@ class TestPretrained:
         }
 
 
-def test_diagnosis_takes_what_the_spec_freezes_as_meant(tmp_path: Path) -> None:
+def test_diagnosis_takes_what_the_spec_freezes_as_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No finding calls a frozen trunk, or SGD without a bound, a fault."""
+    causes = (blocked_path.findings, travel_budget.findings)
+    monkeypatch.setattr("job.diagnose.diagnose.CAUSES", causes)  # the others take long
     write(tmp_path)
     edits = {"model.freeze": ["trunk.*"], "optimizer": {"kind": "sgd", "lr": 0.01}}
     spec, data = job(tmp_path, edits)
