@@ -316,7 +316,15 @@ def test_the_command(tmp_path: Path, nursery: Nursery) -> None:
 @pytest.mark.slow
 def test_nothing_found(tmp_path: Path, nursery: Nursery) -> None:
     """Exit code 0, and no file is written."""
-    path = write(tmp_path, {"tasks": SMALL["tasks"][1:3], "train.epochs": 20, "optimizer.lr": 0.01})
+    path = write(
+        tmp_path,
+        {
+            "tasks": SMALL["tasks"][1:3],
+            "train.epochs": 80,
+            "optimizer.lr": 0.01,
+            "model.hidden": 32,
+        },
+    )
     ended = warm_job(nursery, tmp_path, "diagnose", str(path), "--fix", "out.json")
     assert (ended.returncode, "nothing found" in ended.stdout) == (0, True), ended.stdout
     assert not (tmp_path / "out.json").exists()

@@ -232,7 +232,7 @@ def test_failing_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     job_of_two_tasks(tmp_path, {"train.epochs": 2})
     space = {"train.batch_size": {"choices": [8, 100]}, "optimizer.lr": SPACE["optimizer.lr"]}
     (tmp_path / "space.json").write_text(json.dumps(space))
-    done = job(tmp_path, *options("runs", "--jobs", "2", trials=2))
+    done = job(tmp_path, *options("runs", "--jobs", "2", trials=4))
     assert done.returncode == 0, done.stderr
     by_size = {t.params["train.batch_size"]: t.state for t in trials_of(str(tmp_path / "runs"))}
     assert by_size == {"8": TrialState.COMPLETE, "100": TrialState.FAIL}

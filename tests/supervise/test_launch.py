@@ -188,7 +188,7 @@ def test_a_death_ends_all_and_starts_all_again(tmp_path: Path, victim: str, expe
         pid = torchrun if victim == "torchrun" else ranks[int(victim[-1])]
         os.kill(pid, signal.SIGKILL)
         until(lambda: "restart 1 of 3" in container.err, say=lambda: container.err)
-        assert gone([torchrun, *ranks])
+        until(lambda: gone([torchrun, *ranks]), say=lambda: container.err)
         assert container.wait() == 0, container.err
     assert expected in container.err
     starts = [e for e in container.events if e["event"] == "run.started"]

@@ -52,7 +52,10 @@ def vanishing(case: Case) -> Iterator[Finding]:
             continue
         least = min(reached, key=lambda each: each.gradients[task])
         most = max(reached, key=lambda each: each.gradients[task])
-        if least.gradients[task] < FADED * most.gradients[task]:
+        # A branch alone, such as an expert that a gate has closed, keeps nothing from the layers
+        # in front of it.
+        front = reached[: reached.index(least) + 1]
+        if all(each.gradients[task] < FADED * most.gradients[task] for each in front):
             case.closed.add(task)
             yield _faded(case, task, least, most)
 
