@@ -267,8 +267,17 @@ class JobSpec(Section):
         return {where: run for where, run in named.items() if run is not None}
 
     def canonical(self) -> str:
-        """The spec's content as JSON, defaults filled in, keys sorted, `$schema` left out."""
-        return json.dumps(self.model_dump(mode="json", exclude={"schema_"}), sort_keys=True)
+        """The spec's content as JSON, defaults filled in, keys sorted, `$schema` left out.
+
+        Inputs keep their order: in it their features are joined.
+        """
+        content = json.loads(
+            json.dumps(self.model_dump(mode="json", exclude={"schema_"}), sort_keys=True)
+        )
+        if inputs := getattr(self.data, "inputs", None):
+            found = content["data"]["inputs"]
+            content["data"]["inputs"] = {name: found[name] for name in inputs}
+        return json.dumps(content)
 
     def content(self) -> str:
         """The same without what only people read: label and notes."""

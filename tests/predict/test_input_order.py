@@ -16,7 +16,10 @@ from job.errors import InputError
 from job.predict import load
 from job.predict.locate import locate
 from job.run.start_from import with_start
+from job.spec.data import Arrays
+from job.spec.patch import Edit, edited
 from job.spec.read import read_spec
+from job.spec.stored import parse_stored
 from job.train.trainer import Trainer
 from tests.support.finished import finish
 
@@ -42,7 +45,7 @@ def job(folder: Path, inputs: Sequence[str], model: dict[str, Any] | None = None
 
 @pytest.mark.parametrize("inputs", [("z", "a"), ("a", "z")])
 def test_predictions_are_of_the_order_of_training(tmp_path: Path, inputs: Sequence[str]) -> None:
-    """A stored spec sorts its keys; the network joins inputs as the spec listed them."""
+    """The network joins inputs as the spec listed them."""
     run = finish(job(tmp_path, inputs))
     stored = dict(np.load(tmp_path / "two.npz"))
     predictor = load(run)
@@ -63,3 +66,13 @@ def test_another_order_is_refused(tmp_path: Path) -> None:
     begins = read_spec(job(tmp_path, ("a", "z"), start))
     with pytest.raises(InputError, match="joins the inputs in the order z, a; list them so"):
         with_start(data, begins, None)
+
+
+def test_an_edit_and_a_stored_spec_keep_the_order(tmp_path: Path) -> None:
+    """What is read back from a spec's content joins its inputs as the spec does."""
+    spec = read_spec(job(tmp_path, ("z", "a")))
+    changed = edited(spec, [Edit(("train", "epochs"), 2)])
+    for other in (changed, parse_stored(spec.canonical(), "spec.json")):
+        assert isinstance(other.data, Arrays)
+        assert list(other.data.inputs or {}) == ["z", "a"]
+    assert other.content_hash() == spec.content_hash()
