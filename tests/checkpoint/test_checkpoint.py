@@ -684,6 +684,7 @@ def test_a_process_that_is_nicer_still_publishes_all_the_same(
     assert run.saved == [1]
 
 
+@pytest.mark.slow
 def test_saved_once_loaded_by_all(tmp_path: Path) -> None:
     """Any number of processes load, at the same time and without the lease, the one state that
     the holder of the lease has saved: what ranks of one training need."""

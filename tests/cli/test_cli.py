@@ -433,6 +433,7 @@ class TestWhatWentWrongOnce:
         assert (other.wait(), other.out) == (2, "")
         assert "train.epochs" in other.err
 
+    @pytest.mark.slow
     def test_output_on_a_full_disk(self, tmp_path: Path) -> None:
         """A run whose output cannot be written goes on: its record is in the store."""
         write(tmp_path)
@@ -466,6 +467,7 @@ class TestWhatWentWrongOnce:
         assert here(capsys, "run", "spec.json", *arguments)[:2] == (2, "")
         assert sorted(tmp_path.iterdir()) == before
 
+    @pytest.mark.slow
     def test_a_fault_that_may_pass_leaves_the_run_open(
         self, tmp_path: Path, nursery: Nursery
     ) -> None:
@@ -502,6 +504,7 @@ class TestWhatWentWrongOnce:
         assert code == 2
         assert part in err
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
     def test_an_interrupted_comparison_leaves_nobody(
         self, tmp_path: Path, nursery: Nursery, number: signal.Signals

@@ -42,6 +42,7 @@ def last_attempt(user: Renting) -> dict[str, Any]:
 # --- a pod that nobody saw ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_before_its_pod_is_looked_for(user: Renting) -> None:
     """The create's answer is lost, and the pod has come and gone: its end is the submission's."""
     user.runpod.faults.create = [Fault("late", done=True)]
@@ -53,6 +54,7 @@ def test_a_run_that_ends_before_its_pod_is_looked_for(user: Renting) -> None:
     assert last_attempt(user)["ended"]
 
 
+@pytest.mark.slow
 def test_a_detached_run_that_ends_before_its_pod_is_looked_for(user: Renting) -> None:
     """The same for a command that does not follow: nothing is left to come back to."""
     user.runpod.faults.create = [Fault("late", done=True)]
@@ -144,6 +146,7 @@ def test_the_containers_reason_is_reported(user: Renting) -> None:
     assert reason in user.done("status", user.run_id).out
 
 
+@pytest.mark.slow
 def test_a_secret_that_is_there(user: Renting) -> None:
     """A name with every sign that RunPod allows is filled in, and `doctor` finds it."""
     name = "team/s3.key-1_a"
@@ -191,6 +194,7 @@ def test_a_pod_whose_log_is_gone(user: Renting) -> None:
     assert submitted.wait() == 0, submitted.err
 
 
+@pytest.mark.slow
 def test_a_pod_that_exits_in_mid_run(user: Renting) -> None:
     """It is deleted at once, and the run goes on in another pod."""
     with user.held():

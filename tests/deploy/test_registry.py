@@ -342,6 +342,7 @@ def test_a_bad_image_costs_nothing(user: Renting) -> None:
     assert user.pods == []
 
 
+@pytest.mark.slow
 def test_another_image_for_a_resumed_run(user: Renting) -> None:
     """It must hold the run's spec, as its file or as the store has it; the record names the image
     of the newest pod, which a pod that goes on keeps."""

@@ -136,6 +136,7 @@ def _printed(user: Renting) -> str:
     return user.pods[0].log.text("container") if user.pods else ""
 
 
+@pytest.mark.slow
 def test_adopting_a_living_pod(user: Renting) -> None:
     """A submitter that ends leaves the job running; the next one follows it in the same pod."""
     with user.held():
@@ -205,6 +206,7 @@ def test_unfilled_secret(user: Renting) -> None:
     assert bills(user) == []
 
 
+@pytest.mark.slow
 def test_cancel(user: Renting) -> None:
     """The container stores its end and ends its pod; a cancelled run gets no other pod."""
     user.write(**LONG)
@@ -228,6 +230,7 @@ def _status(user: Renting) -> str:
         return ""
 
 
+@pytest.mark.slow
 def test_interrupted_while_following(user: Renting) -> None:
     """Ctrl-C detaches: the job goes on, and the commands to come back are printed."""
     user.write(**LONG)
@@ -275,6 +278,7 @@ def test_refused_creates(user: Renting, fault: Fault, code: int, text: str) -> N
     _assert_no_secrets(user, submitted.out + submitted.err)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
     [

@@ -57,6 +57,7 @@ def is_found(findings: list[Finding], name: str) -> bool:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault", [pytest.param(f, marks=[] if f in QUICK else pytest.mark.slow) for f in FAULTS]
 )
@@ -220,6 +221,7 @@ def set_clock(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
         monkeypatch.setattr(f"job.diagnose.{module}.time", clock)
 
 
+@pytest.mark.slow
 def test_findings_do_not_depend_on_the_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a machine that takes a second a step, probes have the same steps and findings the same
     numbers."""

@@ -417,6 +417,7 @@ def half_way(store: Store, to: Path) -> subprocess.Popen[str]:
     return process
 
 
+@pytest.mark.slow
 def test_a_killed_export_leaves_no_file_that_looks_finished(store: Store, tmp_path: Path) -> None:
     """After SIGKILL no file has its name, or one that TensorBoard reads; the next export cleans up.
 

@@ -514,6 +514,7 @@ def test_the_strongest_is_the_lowest_on_the_very_split() -> None:
     assert Baseline({"train": 2.0, "validation": 1.0}, None, own).strongest("validation") == 1.0
 
 
+@pytest.mark.slow
 @given(
     name=st.sampled_from(list(LOSSES)),
     level=st.sampled_from(["step", "window"]),

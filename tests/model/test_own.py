@@ -243,6 +243,7 @@ def test_the_start_of_the_outputs(tmp_path: Path) -> None:
 # --- commands -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_validate_as_a_command(nursery: Nursery, tmp_path: Path) -> None:
     """A sound network is valid; a faulty one is one line, and the whole error on request."""
     path = place(tmp_path, MLP)

@@ -42,6 +42,7 @@ def objects(store: Store) -> dict[str, bytes]:
     return {entry.key: store.get(entry.key).data for entry in store.list("")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("store_url", "skew"),
     [("directory", -600), pytest.param("s3", 600, marks=pytest.mark.slow)],
@@ -80,6 +81,7 @@ def test_frozen_process_is_overtaken(
     assert run.history(superseded=True) == history
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "store_url", ["directory", pytest.param("s3", marks=pytest.mark.slow)], indirect=True
 )

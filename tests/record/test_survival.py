@@ -45,6 +45,7 @@ def fill(folder: Path) -> None:
 
 
 class TestFullTemporaryFolder:
+    @pytest.mark.slow
     def test_with_the_store(
         self, nursery: Nursery, undisturbed: Undisturbed, tiny: Path, tmp_path: Path
     ) -> None:
@@ -60,6 +61,7 @@ class TestFullTemporaryFolder:
         assert not {kind for kind in run.alarms() if kind.startswith("spool")}
         assert_undisturbed(run, undisturbed)
 
+    @pytest.mark.slow
     def test_in_an_outage(
         self, nursery: Nursery, undisturbed: Undisturbed, proxy: Proxy, s3_url: str, tiny: Path
     ) -> None:
@@ -128,6 +130,7 @@ def plant_foreign(run: Run) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in planted}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", ["whole", "gone"])
 def test_foreign_names(
     nursery: Nursery, undisturbed: Undisturbed, tmp_path: Path, index: str
@@ -230,6 +233,7 @@ def test_a_finished_run_without_any_intact_document_but_its_result(
     assert snapshot(folder) == before
 
 
+@pytest.mark.slow
 def test_a_lease_epoch_of_a_billion(
     nursery: Nursery, undisturbed: Undisturbed, tmp_path: Path
 ) -> None:

@@ -17,6 +17,7 @@ OLD = Path(__file__).with_name("old_store.tar.gz")
 SAVED, STEPS = 21, 40
 
 
+@pytest.mark.slow
 def test_it_goes_on(nursery: Nursery, tmp_path: Path) -> None:
     """Resumed from its checkpoint it finishes; its history has no gap, and the steps after the
     resume have the losses of a run that was never interrupted."""

@@ -65,7 +65,8 @@ def test_second_signal_ends_at_once(
     assert process.wait() == -signal.SIGTERM
 
 
-@pytest.mark.parametrize("fault", ["hang", pytest.param("slow", marks=SLOW)])
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["hang", "slow"])
 def test_grace_is_kept(
     nursery: Nursery, proxy: Proxy, s3_url: str, tmp_path: Path, fault: Fault
 ) -> None:

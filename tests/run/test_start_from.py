@@ -75,6 +75,7 @@ def test_all_takes_the_heads_too(source: Run) -> None:
         assert torch.equal(tensor, theirs[name]), name
 
 
+@pytest.mark.slow
 def test_a_resumed_run_needs_the_other_no_more(
     source: Run, nursery: Nursery, tmp_path: Path
 ) -> None:
@@ -140,6 +141,7 @@ def test_a_damaged_checkpoint_is_refused(source: Run, tmp_path: Path) -> None:
         with_start(loaded, spec, str(tmp_path / "store"))
 
 
+@pytest.mark.slow
 def test_other_categories_are_refused(warm: Nursery, tmp_path: Path) -> None:
     """A trunk that knows other categories, in another order, would read the data wrongly."""
     table = "a,b,y\n" + "".join(f"{'xyz'[i % 3]},{i % 7},{i % 3 + i % 2}\n" for i in range(60))

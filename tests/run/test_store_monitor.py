@@ -21,6 +21,7 @@ def until_alarm(process: Process, kind: str) -> None:
     until(lambda: f'"kind":"{kind}"' in process.out, say=lambda: process.out[-2000:] + process.err)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "step",
     [20, pytest.param(LAST, marks=pytest.mark.slow)],

@@ -64,6 +64,7 @@ def test_a_pod_trains_and_deletes_itself(tmp_path: Path) -> None:
     assert pod.boots == 1
 
 
+@pytest.mark.slow
 def test_a_host_that_dies_in_mid_training(tmp_path: Path) -> None:
     """Supervisor and trainer are gone at once, though each has a session of its own; the status
     does not tell, and it bills on until it is deleted."""

@@ -332,6 +332,7 @@ class TestTrial:
         assert end.why.startswith(f"{path} is no directory that can be written")
 
 
+@pytest.mark.slow
 def test_the_test_split_of_a_run_and_beside_another(tmp_path: Path) -> None:
     """Skills are what `job run` measures itself; a run gains nothing on itself; a gain is the loss
     in numpy below the other's; where the losses differ nothing is said."""

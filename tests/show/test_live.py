@@ -524,6 +524,7 @@ class TestLive:
 
 
 class TestProcess:
+    @pytest.mark.slow
     def test_ctrl_c_leaves_a_sane_terminal(self, tmp_path: Path) -> None:
         """After a resize and Ctrl-C: exit 75, one screen, a cursor, and how to resume the run."""
         write(tmp_path, {"train.epochs": 100_000})

@@ -103,6 +103,7 @@ def test_frame(height: int | None) -> None:
     assert all(line.plain.isprintable() for line in lines)
 
 
+@pytest.mark.slow
 def test_logs(tmp_path: Path) -> None:
     """`deploy.logs` on a terminal and in a pipe; with --json the data are whole, and escaped."""
     run, store = hostile_run(), open_store(tmp_path / "runs")
@@ -122,6 +123,7 @@ def test_logs(tmp_path: Path) -> None:
     assert printed[0]["tasks"]["b"]["unit"] == HOSTILE
 
 
+@pytest.mark.slow
 def test_run(tmp_path: Path) -> None:
     """`run` on a terminal: a unit with ESC is refused in one line, a store's name is printed."""
     spec = write(tmp_path, {"train.epochs": 1})
@@ -137,6 +139,7 @@ def test_run(tmp_path: Path) -> None:
     assert "\x1b" not in text
 
 
+@pytest.mark.slow
 def test_diagnosis(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The table of `diagnose`; its JSON is escaped."""
     write(tmp_path)

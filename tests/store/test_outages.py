@@ -109,6 +109,7 @@ def test_answers_lost_for_a_while(
     assert_undisturbed(run, undisturbed)
 
 
+@pytest.mark.slow
 def test_outage(nursery: Nursery, undisturbed: Undisturbed, proxy: Proxy, s3_url: str) -> None:
     """While the store refuses every connection the run trains to its last step; when the store is
     back everything arrives, and the run ends undisturbed."""
@@ -124,6 +125,7 @@ def test_outage(nursery: Nursery, undisturbed: Undisturbed, proxy: Proxy, s3_url
     assert_undisturbed(run, undisturbed)
 
 
+@pytest.mark.slow
 def test_slow_upload_does_not_hold_training(
     nursery: Nursery, proxy: Proxy, s3_url: str, tmp_path: Path
 ) -> None:

@@ -41,6 +41,7 @@ def assert_discreet(container: Container) -> None:
     assert KEY not in container.out + container.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "refused", [500, *(pytest.param(c, marks=pytest.mark.slow) for c in (403, 401))], ids=str
 )
@@ -84,6 +85,7 @@ def quick(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "cause"),
     [
@@ -184,6 +186,7 @@ def test_only_the_supervisor_has_the_key(tmp_path: Path) -> None:
             assert KEY.encode() in Path(f"/proc/{container.process.pid}/environ").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_pod_goes_on_under_its_own_name(tmp_path: Path) -> None:
     """Without RUN_ID the run bears the pod's id, so that a container started again goes on."""
     with stub_api([204]) as api:

@@ -64,6 +64,7 @@ def document(folder: Path, name: str) -> dict[str, Any]:
 # --- the trainer's own ends -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_passing_run_and_a_second_start(tmp_path: Path) -> None:
     """The trainer's exit code and events are the container's; started again it trains nothing."""
     spec, store = write_spec(tmp_path), str(tmp_path / "store")
@@ -81,6 +82,7 @@ def test_passing_run_and_a_second_start(tmp_path: Path) -> None:
     assert second.err == "supervisor: exit 0: run r has finished; nothing is trained\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("edits", "code", "expected"),
     [
@@ -159,7 +161,8 @@ def test_memory_that_ran_out_once(tmp_path: Path) -> None:
 # --- signals --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=SLOW)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_leaves_a_resumable_run(
     tmp_path: Path, nursery: Nursery, undisturbed: Undisturbed, number: int
 ) -> None:
@@ -235,6 +238,7 @@ def pass_until_ended(container: Container) -> None:
     until(passed, say=lambda: container.err, pause=0.5)
 
 
+@pytest.mark.slow
 def test_stall(tmp_path: Path) -> None:
     """A trainer that finishes no step is killed; what it had saved is kept, with the reason."""
     spec = write_spec(tmp_path, LONG | limits(stall_minutes=15))
@@ -295,6 +299,7 @@ class TestProgress:
         assert progress.seconds_without == 30
 
 
+@pytest.mark.slow
 def test_crash_loop(tmp_path: Path) -> None:
     """A container that dies again and again before any progress is given up by the next one."""
     spec, store = write_spec(tmp_path, limits(max_boots=1)), str(tmp_path / "store")
@@ -394,6 +399,7 @@ def test_a_trainer_that_does_not_leave(tmp_path: Path) -> None:
     assert result(tmp_path)["reason"] == "succeeded"
 
 
+@pytest.mark.slow
 def test_a_wrong_spec_leaves_a_run_alone(tmp_path: Path) -> None:
     """Starts with another spec are refused, and leave boots and status of the run as they are."""
     store = str(tmp_path / "store")
@@ -479,6 +485,7 @@ def test_a_secret_that_was_not_filled_in(tmp_path: Path) -> None:
     assert not (tmp_path / "store").exists()
 
 
+@pytest.mark.slow
 def test_only_the_baked_spec_runs(tmp_path: Path) -> None:
     """A spec that is not the one of the image is refused, unless that is asked for."""
     spec, store = write_spec(tmp_path), str(tmp_path / "store")

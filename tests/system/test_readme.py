@@ -219,6 +219,7 @@ def python(folder: Path, script: str) -> str:
     return ended.stdout
 
 
+@pytest.mark.slow
 def test_readmes_example_is_diagnosed_and_mended(machines: Path, nursery: Nursery) -> None:
     """README's example fails its gate for the cause that README shows, and passes as edited."""
     shown = next(block for block in blocks("README.md", "text") if "travel budget" in block)
@@ -250,6 +251,7 @@ def test_the_page_on_data_has_a_valid_example(tmp_path: Path, nursery: Nursery) 
     assert ended.returncode == 0, ended.stderr
 
 
+@pytest.mark.slow
 def test_the_inputs_of_the_page_on_data_train(tmp_path: Path, nursery: Nursery) -> None:
     """The arrays and the spec with several inputs that docs/data.md shows fit: the job trains."""
     python(tmp_path, blocks("docs/data.md", "python")[1])
