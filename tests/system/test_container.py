@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import urllib.error
@@ -213,6 +214,55 @@ def test_what_the_image_holds(image: str) -> None:
     (spec,) = [line for line in sizes if "COPY /baked/spec" in line]
     assert spec.partition("|")[0].endswith(("kB", "B"))
     assert float(spec.partition("kB|")[0].partition("B|")[0]) <= 100
+
+
+@pytest.fixture
+def own() -> Iterator[Path]:
+    """A job in the build context whose network needs a package that the image lacks."""
+    folder = ROOT / "docker" / f"own-{uuid.uuid4().hex}"
+    folder.mkdir()
+    for name in ("mmoe.json", "mmoe.py", "census.parquet"):
+        shutil.copy(ROOT / "docs/examples" / name, folder)
+    code = (folder / "mmoe.py").read_text()
+    assert "(shares.unsqueeze(2) * z).sum(dim=1)" in code
+    code = code.replace(
+        "(shares.unsqueeze(2) * z).sum(dim=1)", 'einsum(shares, z, "b e, b e w -> b w")'
+    )
+    (folder / "mmoe.py").write_text(
+        code.replace("import math", "import math\nfrom einops import einsum")
+    )
+    (folder / "requirements.txt").write_text("einops==0.8.1\n")
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_packages_of_ones_own(own: Path, tmp_path: Path, containers: list[Container]) -> None:
+    """They are a layer that stays when the code changes; the job trains with them. A package that
+    contradicts the image's fails the build."""
+    spec = ("--build-arg", f"SPEC={(own / 'mmoe.json').relative_to(ROOT)}")
+
+    def layers() -> list[str]:
+        build("evengrad:own", "cpu", *spec)
+        found: list[str] = json.loads(docker("inspect", "evengrad:own").stdout)[0]["RootFS"][
+            "Layers"
+        ]
+        return found
+
+    before = layers()
+    with (own / "mmoe.py").open("a") as code:
+        code.write("# Changed.\n")
+    after = layers()
+    assert before[:-1] == after[:-1]
+    assert before != after
+    containers.append(Container("evengrad:own", tmp_path))
+    assert containers[0].wait() == 0, containers[0].logs[-3000:]
+    assert '"version":"0.8.1"' in docker(
+        "run", "--rm", "--entrypoint", "pip", "evengrad:own", "inspect"
+    ).stdout.replace(" ", "")
+    (own / "requirements.txt").write_text("numpy==1.24.4\n")
+    output = build("evengrad:own", "cpu", *spec, code=1)
+    assert "numpy==1.24.4" in output
+    assert "conflict" in output.lower()
 
 
 # --- a run in it ----------------------------------------------------------------------------------
