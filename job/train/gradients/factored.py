@@ -47,6 +47,12 @@ class Gradients(NamedTuple):
         batch, steps, outputs = self.at_outputs.shape
         count, factors = self.members.shape
         width = self.rows.shape[2]
+        if not outputs:  # window tasks alone: each has one row, which counts at every step
+            rows = (
+                self.rows if self.pooling is None else self.rows * self.pooling.norm(dim=1)[:, None]
+            )
+            each = rows.transpose(0, 1).flatten(1)
+            return each @ each.T / (steps if self.pooling is None else 1)
         if factors**2 * (steps + width) > count**2 * steps * width:  # many outputs per step
             dense = torch.stack([self.of_task(k)[0].flatten() for k in range(count)])
             return dense @ dense.T

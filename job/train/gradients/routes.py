@@ -110,7 +110,10 @@ class FactoredRoute:
         ]
         if scale is not None:
             torch._foreach_div_([at_outputs, *at_means], scale)
-        at_rows = torch.cat([rows.detach().float(), *(m.unsqueeze(1) for m in at_means)], 1)
+        if rows.shape[1]:
+            at_rows = torch.cat([rows.detach().float(), *(m.unsqueeze(1) for m in at_means)], 1)
+        else:  # task by task, as the Gram matrix multiplies them
+            at_rows = torch.stack(at_means).transpose(0, 1)
         return losses.detach(), originals, Gradients(at_outputs, at_rows, self.members, pooling)
 
 
