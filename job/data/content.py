@@ -71,10 +71,10 @@ def is_table(data: Arrays, source: str, folder: Path) -> bool:
     listed = [name for name, each in data.named.items() if not isinstance(each.source, str)]
     of_cells = source.lower().endswith(TABLES) or bool(listed)
     if of_cells and not source.lower().endswith((*TABLES, ".parquet")):
-        rule = "a list of features names columns of a table: .csv, .csv.gz or .parquet"
-        remedy = "name one array, or write a table"
-        where = _path(data, listed[0], ".source")
-        raise InputError([Fault(where, f"a list, of {source}", rule, remedy)])
+        found = "a folder" if is_folder(source, folder) else f"a {Path(source).suffix} file"
+        rule = f"{listed[0]} names columns of a table, one file: .csv, .csv.gz or .parquet"
+        remedy = "write one table of all rows, or name one array in place of the columns"
+        raise InputError([Fault("$.data.path", found, rule, remedy)])
     return of_cells
 
 

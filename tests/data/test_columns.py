@@ -109,7 +109,8 @@ def test_unknown_levels(tmp_path: Path) -> None:
     """A text that the training split lacks is 0 in all its columns, and counted."""
     made = loaded(tmp_path, "Lima,90,700,no,c", validation=0.15)
     assert made.validation.inputs["features"].tolist() == [[[0, 0, 0, 90]]]
-    assert made.skipped == {"a.csv: texts of city that the training split lacks": 1}
+    what = "texts of city that the training split lacks, 0 in all levels"
+    assert made.skipped == {f"a.csv: {what}": 1}
 
 
 def test_booleans(tmp_path: Path) -> None:
@@ -147,7 +148,10 @@ def test_empty_cells(tmp_path: Path, missing: str) -> None:
     rows = [*ROWS[:2], "Oslo,,200,yes,a", *ROWS[3:5], ",n/a,500,no,b", "Rome,,600,no,a"]
     job = of_table(tmp_path, rows, missing=missing)
     made = load(job, tmp_path)
-    assert made.skipped == {"a.csv: missing values of features, filled in": 3}
+    assert made.skipped == {
+        "a.csv: empty texts of city, 0 in all levels": 1,
+        "a.csv: missing values of features, filled in": 3,
+    }
     assert made.train.inputs["features"][4, 0, :2].tolist() == [0, 0]
     scaling = Trainer(job, made).model.scalings["features"]
     age = scaling(made.train.inputs["features"])[:, 0, 2]
@@ -307,11 +311,13 @@ def test_faults(tmp_path: Path, rows: list[str], more: dict[str, Any], line: str
 
 
 def test_a_list_of_an_archive(tmp_path: Path) -> None:
-    """A list of features needs a table."""
+    """A list of features needs a table, which is one file."""
     np.savez(tmp_path / "a.npz", x=np.ones(9))
-    data = {"kind": "arrays", "path": "a.npz", "features": ["x"]}
-    (line,) = faults(spec(data, [WAGE]), tmp_path)
-    assert line.startswith("$.data.features: found a list, of a.npz; a list of features names col")
+    (tmp_path / "shards").mkdir()
+    for path, found in (("a.npz", "a .npz file"), ("shards", "a folder")):
+        data = {"kind": "arrays", "path": path, "features": ["x"]}
+        (line,) = faults(spec(data, [WAGE]), tmp_path)
+        assert line.startswith(f"$.data.path: found {found}; features names columns of a table")
 
 
 def test_dates_are_no_numbers(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from job.data.encoding.codes import empties
 from job.data.tables.cells import are_dates
 from job.errors import Fault, InputError
 
@@ -42,11 +43,11 @@ class Encoding(NamedTuple):
         )
 
     def encode(self, columns: Mapping[str, Array]) -> tuple[Array, dict[str, int]]:
-        """The features [N, F] of columns [N], and by column how many texts are no known level.
+        """The features [N, F] of columns [N], and counts of the cells that have no known level.
 
         At an unknown level and at an empty text, all features of the column are 0.
         """
-        parts, unseen = [], {}
+        parts, skipped = [], {}
         for name in self.columns:
             values = columns[name]
             if name not in self.levels:
@@ -54,10 +55,15 @@ class Encoding(NamedTuple):
                 continue
             levels = np.array(self.levels[name], dtype=object)
             flags = values[:, None] == levels
-            if count := int((~flags.any(1) & (values != "")).sum()):
-                unseen[name] = count
+            empty = empties(values)
+            for what, bad in (
+                (f"texts of {name} that the training split lacks", ~flags.any(1) & ~empty),
+                (f"empty texts of {name}", empty),
+            ):
+                if count := int(bad.sum()):
+                    skipped[what] = count
             parts.append(flags.astype(np.float64))
-        return np.concatenate(parts, axis=1), unseen
+        return np.concatenate(parts, axis=1), skipped
 
 
 def fit_encoding(columns: Mapping[str, Array], train: NDArray[np.int64], source: str) -> Encoding:

@@ -136,9 +136,9 @@ class Encoder:
         if isinstance(stored, dict):
             assert self.how is not None
             check_kinds(stored, self.how, file)
-            encoded, unseen = self.how.encode(stored)
-            for column, number in unseen.items():
-                skipped[f"{file}: texts of {column} that the training split lacks"] = number
+            encoded, unknown = self.how.encode(stored)
+            for what, number in unknown.items():
+                skipped[f"{file}: {what}, 0 in all levels"] = number
             stored = encoded[:, None]
         values: Array | Rows = stored
         values = values if values.dtype == np.uint8 else values.astype(np.float32)
