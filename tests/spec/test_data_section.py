@@ -107,7 +107,7 @@ def test_a_sample_is_a_window() -> None:
             {"validation": {"path": "v"}, "split": {"column": "c"}},
             '$.data.validation: found {"path": "v"}; column c says already which samples are for',
         ),
-        ({"features": 3}, "$.data.features: found 3 (number); must be a string or array; write"),
+        ({"features": 3}, "$.data.features: found 3 (number); must be a string or an array; write"),
         ({"features": []}, "$.data.features: found []; must name one column or more; name the"),
         ({"scale": "std"}, '$.data.scale: found "std"; must be one of "standardize", "robust"'),
         ({"missing": "drop"}, '$.data.missing: found "drop"; must be one of "refuse", "mean"'),

@@ -193,17 +193,39 @@ def test_what_a_run_begins_with_is_content() -> None:
     [
         ({"run": ""}, "$.model.start_from.run"),
         ({"run": "a", "checkpoint": "newest"}, "$.model.start_from.checkpoint"),
-        ({"run": "a", "checkpoint": -1}, "$.model.start_from.checkpoint"),
-        ({"run": "a", "parts": "some"}, "$.model.start_from.parts"),
-        ({"run": "a", "parts": []}, "$.model.start_from.parts"),
+        (
+            {"run": "a", "checkpoint": "bset"},
+            '$.model.start_from.checkpoint: found "bset" (string); must be a number or "best" or '
+            '"last"; did you mean "best"?',
+        ),
+        (
+            {"run": "a", "checkpoint": -1},
+            "$.model.start_from.checkpoint: found -1; must be at least 0; raise it",
+        ),
+        (
+            {"run": "a", "parts": "some"},
+            '$.model.start_from.parts: found "some"; must be "all" or an array; write "all" or '
+            '["some"]',
+        ),
+        (
+            {"run": "a", "parts": []},
+            "$.model.start_from.parts: found []; must have 1 or more items; add what is missing",
+        ),
+        (
+            {"run": "a", "parts": ["trunk", ""]},
+            '$.model.start_from.parts[1]: found ""; must not be empty; write a text',
+        ),
+        (
+            {"run": "a", "parts": [3]},
+            '$.model.start_from.parts[0]: found 3 (number); must be a string; write "3"',
+        ),
         ({"run": "a", "file": "b"}, "$.model.start_from.file"),
     ],
 )
 def test_faults_of_start_from(start: dict[str, Any], fault: str) -> None:
-    """Each fault is a line at the field that is wrong."""
-    found = lines(edited(("model", "start_from"), start))
-    assert found
-    assert all(line.startswith(fault) for line in found), found
+    """Each fault is one line at the field that is wrong, and says what to write."""
+    (found,) = lines(edited(("model", "start_from"), start))
+    assert found.startswith(fault)
 
 
 def test_a_network_begins_with_one_thing() -> None:

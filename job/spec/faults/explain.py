@@ -112,6 +112,8 @@ def _faults_of(detail: ErrorDetails, tree: Any) -> Iterator[_Located]:
             yield _not_an_option(steps, get_args(simple_types(kind)[0]), tree)
         case "string_pattern_mismatch":
             yield _bad_name(detail, steps, tree)
+        case name if _is_of_another_type(name) and _fits_one_of(kind, _value_at(tree, steps)):
+            return  # what is wrong with the value has a fault of its own
         case "too_short" if len(_value_at(tree, steps)) >= detail["ctx"]["min_length"]:
             return  # pydantic counts valid items only; the invalid ones have their own faults
         case name:
@@ -122,10 +124,11 @@ def _faults_of(detail: ErrorDetails, tree: Any) -> Iterator[_Located]:
 def _rule_and_remedy(detail: ErrorDetails, steps: Steps, kind: Any, tree: Any) -> tuple[str, str]:
     """Rule and remedy of an error about one value."""
     simple = simple_types(kind)
-    if len(simple) > 1 and not sections(kind):
+    several = len(simple) > 1 and not sections(kind)
+    if several and not _fits_one_of(kind, _value_at(tree, steps)):
         names = list(dict.fromkeys(map(_type_name, simple)))
-        article = "" if names[0].startswith('"') else "a "
-        return f"must be {article}{', '.join(names[:-1])} or {names[-1]}", "write one of these"
+        rule = f"must be {', '.join(names[:-1])} or {names[-1]}"
+        return rule, _one_of_several(simple, _value_at(tree, steps))
     if plain := _PLAIN.get(detail["type"]):
         context = {
             key: f"{value:.12g}" if isinstance(value, float) else value
@@ -140,11 +143,37 @@ def _rule_and_remedy(detail: ErrorDetails, steps: Steps, kind: Any, tree: Any) -
     return rule[0].lower() + rule[1:], "correct it"
 
 
+def _is_of_another_type(error: str) -> bool:
+    """True for an error that says that a value is not of some type, or none of some values."""
+    return error.endswith("_type") or error == "literal_error"
+
+
+def _fits_one_of(kind: Any, value: Any) -> bool:
+    """True if there are several simple types, and a value is an array, text or number of one."""
+    types = [get_origin(one) or one for one in simple_types(kind)]
+    if len(types) == 1 or isinstance(value, bool):
+        return False
+    of_json: dict[Any, Any] = {tuple: list, str: str, int: int, float: (int, float)}
+    return any(isinstance(value, of_json[one]) for one in types if one in of_json)
+
+
+def _one_of_several(simple: Sequence[Any], value: Any) -> str:
+    """The remedy for a value that has none of several simple types."""
+    words = [word for one in simple if get_origin(one) is Literal for word in get_args(one)]
+    if isinstance(value, str) and (meant := nearest(value, words)):
+        return f'did you mean "{meant}"?'
+    listed = [simple_types(get_args(one)[0]) for one in simple if get_origin(one) is tuple]
+    if isinstance(value, str) and any(str in items for items in listed):
+        return f"write {' or '.join([*map(excerpt, words), f'[{excerpt(value)}]'])}"
+    return "write one of these"
+
+
 def _type_name(kind: Any) -> str:
-    """What JSON calls a value of a simple type."""
+    """What JSON calls a value of a simple type, with its article."""
     if get_origin(kind) is Literal:
         return " or ".join(map(excerpt, get_args(kind)))
-    return _JSON_TYPES[get_origin(kind) or kind]
+    name = _JSON_TYPES[get_origin(kind) or kind]
+    return f"an {name}" if name[0] in "ao" else f"a {name}"
 
 
 def _broken_rules(steps: Steps, context: dict[str, Any], tree: Any) -> Iterator[_Located]:
@@ -313,6 +342,8 @@ def locate(loc: tuple[str | int, ...]) -> tuple[Steps, Any]:
             kind = next((member for member in members if part in tags(member)), plain)
         elif members or get_origin(simple_types(kind)[0]) in (tuple, dict):
             steps, kind = (*steps, part), _inner(simple_types(kind)[0], part)
+        elif str(part).startswith("tuple["):  # the array among several simple types
+            kind = next(one for one in simple_types(kind) if get_origin(one) is tuple)
         else:
             break  # one of several simple types
     return steps, kind
