@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from job.data.dataset import Dataset
 from job.data.dataset import load as load_data
-from job.errors import Fault, InputError
 from job.evaluate.evaluation import own_losses
 from job.events import FinalTestTask
+from job.export.new_folder import check_no_folder, new_folder
 from job.package.card import CARD, Facts, card
 from job.package.export import Exported, export
 from job.package.licences import copy_notes, sources
@@ -37,11 +32,11 @@ def package(predictor: Predictor, out: Path) -> list[Exported]:
 
     The run's data must lie where its spec names it, from the predictor's folder. Raises InputError.
     """
-    _check_free(out)
+    check_no_folder(out)
     data = load_data(predictor.spec, predictor.folder)
     rows = evenly_spaced(len(data.validation), MOST)
     samples = data.validation.inputs_of(rows)
-    with _new_folder(out) as folder:
+    with new_folder(out) as folder:
         served = Served(predictor, list(samples)).eval()
         exported = export(served, list(samples.values()), predictor.spec.task_names, folder, BATCH)
         found = sources(predictor.spec, predictor.folder)
@@ -111,27 +106,3 @@ def _features(predictor: Predictor, name: str) -> tuple[str, ...]:
     """Names of the features of a table's input; empty if they have none."""
     encoder = predictor.encoders.get(name)
     return () if encoder is None else encoder.info.names
-
-
-# --- the folder -----------------------------------------------------------------------------------
-
-
-def _check_free(out: Path) -> None:
-    """Raise InputError if there is something of that name."""
-    if os.path.lexists(out):
-        rule, remedy = "nothing is overwritten", "name another folder"
-        raise InputError([Fault(f"-o {out}", "something of that name", rule, remedy)])
-
-
-@contextmanager
-def _new_folder(out: Path) -> Iterator[Path]:
-    """A folder that gets its name at the end of the block, if that raises nothing."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=".evengrad-package."))
-    try:
-        yield folder
-        folder.chmod(0o755)
-        _check_free(out)
-        folder.rename(out)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ from job.predict.predictor import Predictor
 from job.record.document import Damaged
 from job.spec import Arrays, JobSpec
 from job.spec.stored import has_content, parse_stored
+from job.store import Missing
 from job.train.build.network import new_network
 from job.train.resume import SCALING, named_now
 
@@ -48,7 +49,7 @@ def load(
     origin = locate(str(run), store, checkpoint)
     spec, folder = _spec(origin), Path(spec_folder)
     check_code(spec, folder, ["$.model"])
-    found = restore_weights(origin.store, origin.run, origin.kept)
+    origin, found = _restored(origin, lambda: locate(str(run), store, checkpoint))
     tensors = {named_now(name): tensor for name, tensor in found.tensors.items()}
     where = f"{origin.run}/{origin.kept.folder}"
     forms = _forms(spec, folder, found, where)
@@ -61,6 +62,21 @@ def load(
     classes = found.manifest.values.get("classes", {})
     parts = (network, losses, forms, encoders, classes, wanted)
     return Predictor(origin, found.manifest, spec, folder, *parts)
+
+
+def _restored(origin: Origin, look: Callable[[], Origin]) -> tuple[Origin, Restored]:
+    """The weights of a checkpoint, or of the one that has taken its place.
+
+    look: where the checkpoint is now. A run that trains meanwhile may delete the one that was found
+    before it is read to its end; its index has another one by then.
+    """
+    while True:
+        try:
+            return origin, restore_weights(origin.store, origin.run, origin.kept)
+        except (Missing, Damaged):
+            before, origin = origin, look()
+            if origin.kept == before.kept:
+                raise
 
 
 def _spec(origin: Origin) -> JobSpec:

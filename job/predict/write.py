@@ -180,10 +180,11 @@ class Npz:
         self.file, self.new_part = file, new_part
         self.arrays: dict[str, _Growing] = {}
         self.names: dict[str, tuple[str, ...]] = {}
-        self.ids: list[Array] = []
+        self.id_name, self.ids = ID, list[Array]()
 
     def write(self, batch: Batch) -> None:
         """Append rows."""
+        self.id_name = id_name(batch)
         self.ids.append(batch.ids.to_numpy(zero_copy_only=False))
         for task, about in batch.tasks.items():
             self.names[task] = about.names
@@ -202,7 +203,7 @@ class Npz:
     def close(self) -> None:
         """Write the archive."""
         ids = np.concatenate(self.ids)
-        small = {ID: ids.astype(str) if ids.dtype == object else ids}
+        small = {self.id_name: ids.astype(str) if ids.dtype == object else ids}
         small |= {f"{task}.names": np.array(names) for task, names in self.names.items()}
         with zipfile.ZipFile(self.file, "w") as archive:
             for name, array in small.items():
