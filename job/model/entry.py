@@ -107,4 +107,5 @@ def _spread(x: Tensor, positions: tuple[int, ...]) -> Tensor:
     """[B, *positions, W] of x, which has these positions or a single one."""
     if x.shape[1:-1] == positions:
         return x
-    return x.reshape(len(x), *(1 for _ in positions), -1).expand(len(x), *positions, x.shape[-1])
+    rows = x.shape[0]  # len(x) would be a constant of an exported network
+    return x.reshape(rows, *(1 for _ in positions), -1).expand(rows, *positions, x.shape[-1])

@@ -67,6 +67,49 @@ def test_both_formats(tmp_path: Path, kind: str) -> None:
     assert json.loads((out / "spec.json").read_text())["name"] == "small"
 
 
+PADDED: dict[str, Line] = {
+    "transformer": KINDS["transformer"]["model"],
+    "lstm": {"hidden": 4, "projection": 4, "layers": 2},
+}
+"""Networks that look at which positions are real."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", PADDED)
+def test_padding(tmp_path: Path, kind: str) -> None:
+    """Of inputs with padding, gaps in a mask too, beside one of a single position: the mask goes in
+    as another input, and what stands at padding changes nothing."""
+    inputs = {"features": {"mask": "real"}, "alone": {}}
+    spec = write(tmp_path, {"model": PADDED[kind], "data.inputs": inputs})
+    stored, draw = dict(np.load(tmp_path / "small.npz")), np.random.default_rng(4)
+    features = stored["features"]
+    real = draw.random(features.shape[:2]) < 0.6
+    real[:, 2] = True
+    alone = draw.normal(size=(len(features), 2)).astype("f4")
+    np.savez(tmp_path / "small.npz", **stored, real=real, alone=alone)
+    predictor = load(finish(spec), spec_folder=tmp_path, device="cpu")
+    formats = package(predictor, tmp_path / "out")
+    assert all(each.difference is not None for each in formats), formats
+    about = json.loads((tmp_path / "out/interface.json").read_text())["inputs"]
+    assert about["mask"] == {"type": "bool", "shape": [None, 6], "features": []}
+    session = onnxruntime.InferenceSession(
+        tmp_path / "out/model.onnx", providers=["CPUExecutionProvider"]
+    )
+    program = torch.export.load(tmp_path / "out/model.pt2").module()
+    wanted = predictor.predict({"features": features, "real": real, "alone": alone})
+    given = {"features": np.where(real[..., None], features, 7), "mask": real}
+    given["alone"] = alone[:, None]
+    for size in (1, 2, 17):
+        few = {name: given[name][:size] for name in about}
+        by_torch = program(*map(torch.from_numpy, few.values()))
+        by_onnx = session.run(None, few)
+        for name, one, two in zip(predictor.spec.task_names, by_onnx, by_torch, strict=True):
+            ours = wanted[name].values[:size]
+            at = real[:size] if ours.shape[1:2] == (6,) else slice(None)
+            np.testing.assert_allclose(np.asarray(one)[at], ours[at], rtol=1e-4, atol=1e-4)
+            np.testing.assert_allclose(two.detach().numpy()[at], ours[at], rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.slow
 def test_what_cannot_be_exported(tmp_path: Path) -> None:
     """A network that looks at its numbers is one line with the reason; the card is there."""

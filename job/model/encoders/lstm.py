@@ -46,11 +46,51 @@ class Lstm(nn.Module):
 
     def _of_real(self, x: Tensor, real: Tensor) -> Tensor:
         """z [B, P, D] of the positions that are `real`, as if there were no others; 0 at those."""
-        # Real positions first, in their order: a mask may have gaps.
-        order = (~real).int().argsort(dim=1, stable=True).unsqueeze(-1)
+        order = _real_first(real).unsqueeze(-1)
+        if torch.compiler.is_exporting():
+            z = self._exported(x.gather(1, order.expand_as(x)), real.sum(1))
+            return torch.zeros_like(z).scatter(1, order.expand_as(z), z)
         lengths = real.sum(1).cpu()  # pack_padded_sequence reads them on the host
         packed = pack_padded_sequence(
             x.gather(1, order.expand_as(x)), lengths, batch_first=True, enforce_sorted=False
         )
         z, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=x.shape[1])
         return torch.zeros_like(z).scatter(1, order.expand_as(z), z)
+
+    def _exported(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """z [B, P, D] of the first `lengths` [B] positions of x, 0 behind them, without packing.
+
+        The sizes of what is packed depend on the numbers, which no exported program allows. Here
+        each direction reads all positions, the real ones first: the others change nothing before
+        them.
+        """
+        places = torch.arange(x.shape[1], device=x.device)
+        real = places < lengths.unsqueeze(1)
+        backward = torch.where(real, lengths.unsqueeze(1) - 1 - places, places).unsqueeze(-1)
+        for layer in range(self.lstm.num_layers):
+            forth = self._one_direction(x, f"l{layer}")
+            if self.lstm.bidirectional:
+                turned = x.gather(1, backward.expand_as(x))
+                back = self._one_direction(turned, f"l{layer}_reverse")
+                forth = torch.cat([forth, back.gather(1, backward.expand_as(back))], -1)
+            x = forth
+        return torch.where(real.unsqueeze(-1), x, 0.0)
+
+    def _one_direction(self, x: Tensor, which: str) -> Tensor:
+        """Hidden states [B, P, H] of a layer in one direction; which: the end of weights' names."""
+        kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        weights = [getattr(self.lstm, f"{kind}_{which}") for kind in kinds]
+        rows = x.shape[0]  # len(x) would be a constant of the exported network
+        start = x.new_zeros(1, rows, self.lstm.hidden_size)
+        return torch.lstm(x, (start, start), weights, True, 1, 0.0, False, False, True)[0]
+
+
+def _real_first(real: Tensor) -> Tensor:
+    """[B, P] the positions of each sample, the real ones first, both in their order.
+
+    A mask may have gaps. This is a stable argsort of ~real, by operations that ONNX has.
+    """
+    behind = real.sum(1, keepdim=True) + (~real).cumsum(1)
+    places = torch.where(real, real.cumsum(1), behind) - 1
+    each = torch.arange(real.shape[1], device=real.device).expand_as(places)
+    return torch.zeros_like(places).scatter(1, places, each)
