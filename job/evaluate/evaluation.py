@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from job.errors import Fault, InputError
+from job.evaluate.lacking import lacking
 from job.evaluate.measure import Measured, measure, part_of
 from job.evaluate.read import read_groups, read_split
 from job.events import FinalTest, GateResult, fields
@@ -101,6 +102,7 @@ def record(evaluation: Evaluation, predictor: Predictor) -> dict[str, Any]:
         "checkpoint": origin.kept.folder,
         "data": evaluation.data,
         **ended,
+        "lacking": lacking(evaluation.whole.test),
         "gates": [fields(gate) for gate in evaluation.gates],
         "gates_left_out": evaluation.left_out,
         "slices": {name: _of_slice(test) for name, test in evaluation.slices.items()},
@@ -109,7 +111,8 @@ def record(evaluation: Evaluation, predictor: Predictor) -> dict[str, Any]:
 
 def _of_slice(test: FinalTest) -> dict[str, Any]:
     kept = ("samples", "unmeasurable", "tasks")
-    return {name: value for name, value in fields(test).items() if name in kept}
+    found = {name: value for name, value in fields(test).items() if name in kept}
+    return found | {"lacking": lacking(test)}
 
 
 def plots(evaluation: Evaluation, names: Sequence[str]) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -76,6 +77,10 @@ def _judge(loss: TaskLoss, split: Split, by_sample: torch.Tensor) -> _Yardstick:
     why = unmeasurable(with_usual(y.target[counted.samples]), counted.overlap)
     mine = by_sample[counted.samples] * counted.share
     skill = None if why else measure_skill(mine, trivial, counted.overlap)
+    if skill is not None and not math.isfinite(skill.value):
+        lost = not math.isfinite(mine.mean().item())
+        why = "a loss is not finite" if lost else "the trivial prediction has a loss of 0"
+        skill = None
     return _Yardstick(trivial.mean().item(), skill, why)
 
 

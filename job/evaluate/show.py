@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from job.evaluate.evaluation import Evaluation
+from job.evaluate.lacking import in_words, in_words_of_slices
 from job.events import FinalTest, fields
 from job.predict import Predictor
 from job.show.columns import TextColumn, fitted_table
@@ -32,8 +33,8 @@ def print_evaluation(screen: Screen, evaluation: Evaluation, predictor: Predicto
     spec, test = predictor.spec, evaluation.whole.test
     glyphs = ASCII if screen.options.ascii_only else UNICODE
     screen.print(_tasks(evaluation, spec, screen.width, glyphs))
-    for task, why in test.unmeasurable.items():
-        screen.print(Text(f"{task} has no skill: {why}"))
+    for line in in_words(test):
+        screen.print(Text(glyphs.replace(line)))
     if evaluation.gates:
         gates = [fields(gate) for gate in evaluation.gates]
         screen.print(verdict(gates, screen.width, glyphs))
@@ -41,6 +42,8 @@ def print_evaluation(screen: Screen, evaluation: Evaluation, predictor: Predicto
         screen.print(Text(f"not measured here, as it is about the run's training: {gate}"))
     if evaluation.slices:
         screen.print(_slices(evaluation.slices, spec, screen.width, glyphs))
+        for line in in_words_of_slices(evaluation.slices):
+            screen.print(Text(glyphs.replace(line)))
 
 
 def _tasks(evaluation: Evaluation, spec: JobSpec, width: int, glyphs: Glyphs) -> Table:

@@ -124,7 +124,7 @@ def _judge_metric(gate: MetricGate, measured: OnSplit, epoch: int) -> GateResult
     value = measured.metrics.get(gate.metric)
     if value is None:
         why = _lost_loss(gate, measured.loss) or (
-            f"{gate.metric} needs {_needs(gate.metric)}, and finite predictions"
+            f"{gate.metric} needs {needs(gate.metric)}, and finite predictions"
         )
         return _result(gate, False, None, epoch, why=why)
     low, high = _bounds(gate)
@@ -140,7 +140,8 @@ def _judge_ratio(gate: RatioGate, epoch: Epoch) -> GateResult:
     return _result(gate, passed, ratio, epoch.epoch, why=None if math.isfinite(ratio) else why)
 
 
-def _needs(metric: str) -> str:
+def needs(metric: str) -> str:
+    """What a split must hold for a value of a metric."""
     known = METRICS.get(metric)  # else it is the user's own
     return known.needs if known is not None else "a known target, and to be finite itself"
 

@@ -150,6 +150,44 @@ def test_gates_and_slices(table: Path, tmp_path: Path, capsys: Capture) -> None:
         assert text in out
 
 
+def test_why_a_value_is_not_there(table: Path, tmp_path: Path, capsys: Capture) -> None:
+    """Of a slice with few rows, one class or one value: a line below the table, and in JSON."""
+    rows = people()
+    kind = ["few"] * 5 + ["no one ill"] * 20 + ["all alike"] * 20 + ["rest"] * (N - 45)
+    rows |= {"kind": kind, "ill": [*rows["ill"][:5], *["no"] * 20, *rows["ill"][25:]]}
+    rows["income"][25:45] = [5000.0] * 20
+    pa.csv.write_csv(pa.table(rows), tmp_path / "new.csv")
+    words = ("evaluate", table / "store/people/run", "--data", tmp_path / "new.csv")
+    _, out, _ = here(capsys, *words, "--slice", "kind", "--json")
+    found = json.loads(out)
+    few = "it has 5 of the 8 samples that are needed"
+    same = "the target is the same in all its samples"
+    whys = {name: each["lacking"] for name, each in found["slices"].items()}
+    assert whys["few"] == {name: {"skill": few} for name in ("risk", "ill", "income")}
+    assert whys["no one ill"] == {
+        "ill": {
+            "skill": same,
+            "auroc": "it needs both ones and zeros, and finite predictions",
+            "average_precision": "it needs a one in the targets, and finite predictions",
+        }
+    }
+    assert whys["all alike"]["income"] == {
+        "skill": same,
+        "r2": "it needs targets that differ, and finite predictions",
+    }
+    for each in (found, *found["slices"].values()):  # what has no value has a reason
+        for name, task in each["tasks"].items():
+            values = {"skill": task.get("skill"), **task["metrics"]}
+            assert {what for what, value in values.items() if value is None} == set(
+                each["lacking"].get(name, ())
+            )
+    _, out, _ = here(capsys, *words, "--slice", "kind")
+    text = " ".join(out.split())
+    assert f'no skill of risk, ill, income in "few": {few}' in text
+    assert f'no skill of ill in "no one ill": {same}' in text
+    assert 'no auroc of ill in "no one ill": it needs both ones and zeros' in text
+
+
 def test_a_failed_gate(tmp_path: Path, capsys: Capture) -> None:
     """A gate that the run passed can fail on other data: exit code 6."""
     gates = [{"task": "level", "metric": "mae", "below": 30, "by_epoch": 3}]
@@ -182,11 +220,36 @@ def test_what_it_lacks(table: Path, tmp_path: Path, capsys: Capture) -> None:
 
 
 def test_the_page(table: Path, tmp_path: Path, capsys: Capture, chromium: Browser) -> None:
-    """The run's report, with a section of this data: its tasks, gates and slices."""
-    run, data, page = table / "store/people/run", table / "people.csv", tmp_path / "page.html"
-    here(capsys, "evaluate", run, "--data", data, "--slice", "city", "--report", page)
-    with open_page(chromium, page) as opened:
-        section = opened.page.locator("#evaluated")
-        text = section.inner_text()
-    for part in ("people.csv", "120 samples", "risk", "income", "Gates on this data", "Oslo"):
+    """The run's report, with a section of this data: its tasks, gates and slices, whose numbers are
+    those of --json, and why some are not there."""
+    rows = people() | {"city": ["Bern"] * 4 + ["Oslo"] * (N - 4)}
+    pa.csv.write_csv(pa.table(rows), tmp_path / "new.csv")
+    run, page = table / "store/people/run", tmp_path / "page.html"
+    words = ("evaluate", run, "--data", tmp_path / "new.csv", "--slice", "city")
+    _, out, _ = here(capsys, *words, "--report", page, "--json")
+    found = json.loads(out)
+    with open_page(chromium, page, width=1280) as opened:
+        text = opened.page.locator("#evaluated").inner_text()
+        whole, slices = (opened.cells(f"#evaluated table >> nth={k} >>") for k in (0, 2))
+        assert opened.run("document.documentElement.scrollWidth") <= 1280
+    for part in ("new.csv", "120 samples", "Gates on this data", "income drops > 0% by epoch 4"):
         assert part in text
+    assert "it has 4 of the 8 samples that are needed" in text
+    shown = [*(("", "120", *row) for row in whole), *slices]
+    recorded = [
+        (name, part["samples"], task)
+        for name, part in (("", found), *found["slices"].items())
+        for task in part["tasks"].items()
+    ]
+    for row, (group, samples, (name, task)) in zip(shown, recorded, strict=True):
+        assert (row[0], int(row[1]), row[2].split()[0]) == (group, samples, name)
+        for cell, key in ((row[3], "loss_original"), (row[4], "trivial_loss_original")):
+            assert float(cell) == pytest.approx(task[key], rel=1e-3)
+        skill = task.get("skill")
+        assert row[5].split()[0] == (
+            "–" if skill is None else f"{100 * skill:.1f}".replace("-", "−")
+        )
+        for cell in row[6].split(", "):
+            metric, _, value = cell.rpartition(" ")
+            wanted = task["metrics"][metric.replace(" ", "_")]
+            assert float(value.replace("−", "-")) == pytest.approx(wanted, rel=1e-3)

@@ -301,13 +301,17 @@ def test_a_piece_of_numbers_alone(
 def test_what_is_unknown_is_counted(
     table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A city that training lacks, and an empty age, are predicted for, and told of."""
-    rows = people() | {"city": ["Kiel"] * 2 + ["Oslo"] * (N - 2)}
+    """A city that training lacks, and an empty city or age, are predicted for, and told of."""
+    rows = people() | {"city": ["Kiel"] * 2 + [None] * 3 + ["Oslo"] * (N - 5)}
     pa.csv.write_csv(pa.table(rows), tmp_path / "new.csv")
+    pq.write_table(pa.table(rows), tmp_path / "new.parquet")
     run = table / "store/people/run"
+    _, _, of_parquet = here(capsys, "predict", run, "--data", tmp_path / "new.parquet")
+    assert "empty texts of city, 0 in all levels: 3" in of_parquet
     code, out, err = here(capsys, "predict", run, "--data", tmp_path / "new.csv", "--id", "person")
     assert code == 0
-    assert "texts of city that the training split lacks: 2" in err
+    assert "texts of city that the training split lacks, 0 in all levels: 2" in err
+    assert "empty texts of city, 0 in all levels: 3" in err
     assert "missing values of features, filled in: 11" in err
     assert "the spec keeps no best checkpoint (checkpoint.best_of): the last one is used" in err
     lines = out.splitlines()
@@ -337,6 +341,9 @@ def hostile_table(folder: Path) -> dict[str, Path]:
     add("found no rows", "header.csv", "city,age,sensor_1,sensor_2\n")
     add("must be a valid Parquet file", "cut.parquet", b"PAR1" + bytes(40))
     add("row 3, column sensor_1", "text.csv", "city,age,sensor_1,sensor_2\nOslo,3,1,1\nRome,3,x,1")
+    (folder / "shards").mkdir()
+    made["found a folder; features names columns of a table, one file"] = folder / "shards"
+    made["found a .npz file; features names columns of a table"] = folder / "new.npz"
     add("row 2: found 3 cells", "ragged.csv", "city,age,sensor_1,sensor_2\nOslo,3,1\n")
     return made
 
