@@ -26,49 +26,56 @@ from job.spec.read import parse_spec, read_text, with_digests
 if TYPE_CHECKING:
     from job.search.result import Result
     from job.search.search import Search
-    from job.search.show import Board
     from job.search.study import Pruner, SearchStudy
 
 LONGEST = 56
 """Characters of a study's name: a run's id adds a trial's number to it."""
 
 
+SpaceFile = Annotated[
+    Path, typer.Option(metavar="SPACE.json", help="Which values of the spec are searched.")
+]
+Trials = Annotated[
+    int, typer.Option(min=1, help="Trials of the study, those of earlier calls included.")
+]
+Hours = Annotated[float, typer.Option(min=0, help="No trial begins after so many hours.")]
+Jobs = Annotated[
+    int, typer.Option(min=1, help="Trials at the same time, each a process on one thread.")
+]
+ObjectiveName = Annotated[
+    str | None,
+    typer.Option(
+        help="mean or min of the tasks' validation skills, or one task. Else each task's is "
+        "an objective, and the Pareto front is shown.",
+    ),
+]
+PrunerName = Annotated[
+    Literal["median", "hyperband", "none"],
+    typer.Option(help="What ends hopeless trials, by epoch; only of a single objective."),
+]
+StudyName = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Name of the study; else SPACE's.")
+]
+StoreUrl = Annotated[
+    str, typer.Option(help="Store of study and runs: a directory, or s3://bucket/prefix.")
+]
+BestFile = Annotated[
+    Path | None,
+    typer.Option(metavar="OUT.json", help="New file for the best spec; else beside SPEC."),
+]
+
+
 def search(
     spec: Spec,
-    space: Annotated[
-        Path,
-        typer.Option(metavar="SPACE.json", help="Which values of the spec are searched."),
-    ],
-    trials: Annotated[
-        int, typer.Option(min=1, help="Trials of the study, those of earlier calls included.")
-    ],
-    hours: Annotated[
-        float, typer.Option(min=0, help="No trial begins after so many hours.")
-    ] = math.inf,
-    jobs: Annotated[
-        int, typer.Option(min=1, help="Trials at the same time, each a process on one thread.")
-    ] = 1,
-    objective: Annotated[
-        str | None,
-        typer.Option(
-            help="mean or min of the tasks' validation skills, or one task. Else each task's is "
-            "an objective, and the Pareto front is shown.",
-        ),
-    ] = None,
-    pruner: Annotated[
-        Literal["median", "hyperband", "none"],
-        typer.Option(help="What ends hopeless trials, by epoch; only of a single objective."),
-    ] = "median",
-    study: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Name of the study; else SPACE's.")
-    ] = None,
-    store: Annotated[
-        str, typer.Option(help="Store of study and runs: a directory, or s3://bucket/prefix.")
-    ] = "runs",
-    best: Annotated[
-        Path | None,
-        typer.Option(metavar="OUT.json", help="New file for the best spec; else beside SPEC."),
-    ] = None,
+    space: SpaceFile,
+    trials: Trials,
+    hours: Hours = math.inf,
+    jobs: Jobs = 1,
+    objective: ObjectiveName = None,
+    pruner: PrunerName = "median",
+    study: StudyName = None,
+    store: StoreUrl = "runs",
+    best: BestFile = None,
 ) -> None:
     """Search over a spec's values with Optuna's TPE; every trial is a run of the store.
 
@@ -76,48 +83,50 @@ def search(
     interrupted or killed search, and with more --trials adds to it. Exit code 1 if no trial trained
     to its end, or if too many failed in a row.
     """
+    began = time.monotonic()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _interrupted)
-    if importlib.util.find_spec("optuna") is None:
-        rule, remedy = "job search needs it", "pip install 'evengrad[search]'"
-        raise InputError([Fault("optuna", "no such package", rule, remedy)])
-    from job.search.search import Search
-    from job.search.show import Board
-
-    began = time.monotonic()
+    _check_optuna()
     if best is not None:
         _check_folder(best)
     found = _study(spec, space, objective, pruner, study, store)
+    _end(_searched(found, store, jobs, trials, began + 3600 * hours), spec, best)
+
+
+def _searched(study: SearchStudy, store: str, jobs: int, trials: int, until: float) -> Search:
+    """The search once its trials have ended, or it has; until: a time of the monotonic clock."""
+    from job.search.search import Search
+    from job.search.show import Board
+
     board = Board(trials)
-    if not found.objective.single and pruner != "none":
-        board.print("several objectives: no trial is pruned; --objective makes one of them")
-    running = Search(found, store, jobs, board)
+    search = Search(study, store, jobs, board)
     with board.bars:
-        running.run(trials, began + 3600 * hours)
-    _end(running, board, spec, best)
+        search.run(trials, until)
+    return search
 
 
-def _end(running: Search, board: Board, spec: Path, best: Path | None) -> None:
-    """Say what a search found and write the best spec; exits with a code unless it is 0."""
+def _end(search: Search, spec: Path, best: Path | None) -> None:
+    """Print what a search found and write the best spec; exits with a code unless it is 0."""
     from job.search.result import in_words, result_of, trials_in_words
     from job.search.show import print_lines, print_trials
     from job.store import open_store
 
-    study = running.study
+    study, board = search.study, search.board
     again = shlex.join(["python", "-m", "job", *sys.argv[1:]])
-    if running.interrupted:
+    if search.interrupted:
         board.print(f"interrupted; to go on: {again}")
         raise typer.Exit(INTERRUPTED)
-    result = result_of(study, open_store(running.store, study.base.checkpoint.encryption))
+    result = result_of(study, open_store(search.store, study.base.checkpoint.encryption))
     if result is not None:
         title = "trials, the best first" if study.objective.single else "Pareto front"
         print_trials(result.ranked, study.objective, title)
     print_lines(trials_in_words(study))
     if result is not None:
         print_lines([*in_words(result), *_written(result, spec, best)])
-    if running.reason is not None:
-        board.print(f"ended: {running.reason}; to go on: {again}")
-    if running.reason is not None or result is None:
+    ended = search.reason or ("--hours are over" if search.out_of_time else None)
+    if ended is not None:
+        board.print(f"ended: {ended}; to go on: {again}")
+    if search.reason is not None or result is None:
         raise typer.Exit(FAILED)
 
 
@@ -152,6 +161,13 @@ def _study(
     store = open_store(url, base.checkpoint.encryption)
     journal = open_journal(store, journal_key(base.name, named))
     return SearchStudy(journal, named, dimensions, wanted, pruner)
+
+
+def _check_optuna() -> None:
+    """Raises InputError without Optuna."""
+    if importlib.util.find_spec("optuna") is None:
+        rule, remedy = "job search needs it", "pip install 'evengrad[search]'"
+        raise InputError([Fault("optuna", "no such package", rule, remedy)])
 
 
 def _check_folder(out: Path) -> None:

@@ -63,7 +63,7 @@ def skill_words(row: Row) -> str:
 
 def _skill(worth: TaskWorth) -> str:
     if worth.skill is None:
-        return "untold"
+        return "not measurable"
     share = format_percent(worth.skill)
     return share if worth.error is None else f"{share[:-1]} ± {format_percent(worth.error)}"
 

@@ -11,8 +11,8 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from job.search.held_out import Gain, OnTest, on_test
-from job.search.show import settings, skills_of, with_error
-from job.search.study import AS_IT_IS, ERROR, RUN, SKILL, WHY, SearchStudy
+from job.search.show import skills_of, with_error
+from job.search.study import AS_IT_IS, ERROR, RUN, SKILL, WHY, SearchStudy, settings
 from job.show.format import counted
 from job.store import Store
 
@@ -107,7 +107,7 @@ def trials_in_words(study: SearchStudy) -> list[str]:
 def in_words(result: Result) -> list[str]:
     """What the best trial is worth, line by line."""
     study, best, default = result.study, result.best, result.default
-    which = f"trial {best.number} ({settings(best)})"
+    which = f"trial {best.number} ({settings(best.params)})"
     if study.objective.single:
         lines = [f"{which} has the best {study.objective.names[0]}: {100 * best.values[0]:.1f}%"]
     else:

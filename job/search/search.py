@@ -8,7 +8,7 @@ import multiprocessing.connection
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -61,31 +61,39 @@ class Search:
     reason: str | None = None
     """Why no further trial begins, if it is not that all have."""
     interrupted: bool = False
+    out_of_time: bool = False
+    """True if no further trial begins because its time is over."""
+    clock: Callable[[], float] = time.monotonic
     _running: list[Running] = field(default_factory=list)
     _failures: int = 0
 
     def run(self, trials: int, until: float = math.inf) -> None:
         """Go on with what was interrupted, then train new trials until the study has `trials`.
 
-        until: a time of the monotonic clock, after which no trial begins.
+        until: a time of the clock, from which on no new trial begins.
         """
         left = self.study.unfinished
         with self._handling_signals(), self._ending_processes():
             while True:
-                while len(self._running) < self.jobs and not self._is_over:
-                    if left:
-                        self._begin(left.pop(0))
-                    elif len(self.study.begun) < trials and time.monotonic() < until:
-                        self._begin(self.study.ask())
-                    else:
+                while len(self._running) < self.jobs:
+                    trial = self._next(left, trials, until)
+                    if trial is None:
                         break
+                    self._begin(trial)
                 if not self._running:
                     return
                 self._hear_all()
 
-    @property
-    def _is_over(self) -> bool:
-        return self.interrupted or self.reason is not None
+    def _next(self, left: list[Trial], trials: int, until: float) -> Trial | None:
+        """The trial that begins next, or goes on; None if none does."""
+        if self.interrupted or self.reason is not None:
+            return None
+        if left:
+            return left.pop(0)
+        if len(self.study.begun) >= trials:
+            return None
+        self.out_of_time = self.clock() >= until
+        return None if self.out_of_time else self.study.ask()
 
     # --- processes --------------------------------------------------------------------------------
 
@@ -215,6 +223,9 @@ def _started(order: Order) -> tuple[BaseProcess, Connection]:
     spawn = multiprocessing.get_context("spawn")
     ours, its = spawn.Pipe()
     process = spawn.Process(target=train_trial, args=(order, its, os.getpid()))
+    # A Ctrl-C goes to all processes of the terminal: the new one waits with it until it has left.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     process.start()
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
     its.close()
     return process, ours

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from optuna.trial import FrozenTrial
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
 from job.search.objective import Objective, Skills
-from job.search.study import ERROR, SKILL
+from job.search.study import ERROR, SKILL, settings, value_text
 from job.show import columns
 from job.show.console import Screen, literal
-from job.show.format import format_number, format_percent
+from job.show.format import format_percent
 from job.show.glyphs import ASCII, UNICODE
 from job.show.printable import printable
 
@@ -52,16 +50,11 @@ class Board:
             self.bars.remove_task(self._bars.pop(trial.number))
         told = how or ", ".join(f"{task} {skill}" for task, skill in skills_of(trial).items())
         place = f"{trial.number + 1}/{self.trials} trial {trial.number}"
-        self.print(f"{place}: {told} ({settings(trial)})")
+        self.print(f"{place}: {told} ({settings(trial.params)})")
 
     def print(self, text: str) -> None:
         """Print a line above the bars."""
         self.console.print(literal(text), soft_wrap=True)
-
-
-def settings(trial: FrozenTrial) -> str:
-    """A trial's values: `optimizer.lr 0.003, model.hidden [64, 64]`."""
-    return ", ".join(f"{name} {_value(value)}" for name, value in trial.params.items())
 
 
 def skills_of(trial: FrozenTrial) -> dict[str, str]:
@@ -90,7 +83,7 @@ def print_trials(trials: list[FrozenTrial], objective: Objective, title: str) ->
     for task in objective.tasks:
         parts[f"{task} skill"] = [skills_of(trial).get(task, "-") for trial in shown]
     for name in shown[0].params:
-        parts[name] = [_value(trial.params[name]) for trial in shown]
+        parts[name] = [value_text(trial.params[name]) for trial in shown]
     cells = {
         name: [Text(printable(glyphs.replace(text))) for text in texts]
         for name, texts in parts.items()
@@ -108,7 +101,3 @@ def print_lines(lines: list[str]) -> None:
     glyphs = ASCII if console.options.ascii_only else UNICODE
     for line in lines:
         console.print(literal(glyphs.replace(line)), soft_wrap=True)
-
-
-def _value(value: Any) -> str:
-    return format_number(value) if isinstance(value, float) else str(value)

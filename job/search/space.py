@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -15,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import PydanticCustomError
 
 from job.errors import Fault, InputError
+from job.search.comparable import incomparable
 from job.spec import JobSpec
 from job.spec.faults.strict_json import decode, excerpt, text_faults
 from job.spec.patch import Edit, Json, applied
@@ -125,6 +127,11 @@ class Space:
     """Content of the space's file."""
     dimensions: tuple[Dimension, ...] = ()
 
+    @cached_property
+    def base(self) -> JobSpec:
+        """The spec as it is; raises InputError."""
+        return self.edited([])
+
     def edits(self, values: Mapping[str, Any]) -> list[Edit]:
         """The edits of the spec for a trial's values by name."""
         return [each.edit(values[each.name]) for each in self.dimensions]
@@ -143,16 +150,15 @@ class Space:
 
     def of_the_spec(self) -> dict[str, Any] | None:
         """The values that the spec has now, as the study has them; None if the space lacks one."""
-        base = self.edited([])
-        found = {each.name: self._present(each, base) for each in self.dimensions}
+        found = {each.name: self._present(each) for each in self.dimensions}
         return None if None in found.values() else found
 
-    def _present(self, dimension: Dimension, base: JobSpec) -> Any:
+    def _present(self, dimension: Dimension) -> Any:
         if isinstance(dimension.values, Choices):
             labels = dimension.values.by_label
-            same = (k for k in labels if self.edited([dimension.edit(k)]) == base)
+            same = (k for k in labels if self.edited([dimension.edit(k)]) == self.base)
             return next(same, None)
-        value: Any = json.loads(base.canonical())
+        value: Any = json.loads(self.base.canonical())
         with suppress(LookupError, TypeError):
             for key in dimension.keys:
                 value = value[key]
@@ -205,16 +211,18 @@ def _checked(space: Space, name: str, entry: Any) -> Dimension:
 
 
 def _try(space: Space, dimension: Dimension, value: Any) -> None:
-    """Raises InputError if the spec refuses a value."""
+    """Raises InputError if the spec refuses a value, or if no trial that has it compares."""
     where = f"{dimension.name} = {excerpt(value)}"
     try:
-        space.edited([Edit(dimension.keys, value)])
+        spec = space.edited([Edit(dimension.keys, value)])
     except InputError as error:
         faults = [replace(fault, where=f"{where}: {fault.where}") for fault in error.faults]
         raise InputError(faults) from None
     except (LookupError, TypeError, AttributeError):
         rule, remedy = "a path leads through the spec's sections", "name a value of the spec"
         raise InputError([Fault(dimension.name, "no such place", rule, remedy)]) from None
+    if (fault := incomparable(spec, space.base, where)) is not None:
+        raise InputError([fault])
 
 
 def _check_overridden(dimensions: Sequence[Dimension]) -> None:

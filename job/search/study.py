@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import optuna
@@ -17,6 +18,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from job.errors import Fault, InputError
 from job.search.objective import Objective, Skills
 from job.search.space import Choices, Dimension, Space
+from job.show.format import format_number
 from job.spec import JobSpec
 
 Pruner = Literal["median", "hyperband", "none"]
@@ -45,7 +47,7 @@ class SearchStudy:
         """Open the study, or begin it; raises InputError if it was begun with anything else."""
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.name, self.space, self.objective = name, space, objective
-        self.base: JobSpec = space.edited([])
+        self.base: JobSpec = space.base
         if name not in optuna.get_all_study_names(storage):  # else the journal would grow
             directions = [StudyDirection.MAXIMIZE] * len(objective.names)
             optuna.create_study(storage=storage, study_name=name, directions=directions)
@@ -108,12 +110,14 @@ class SearchStudy:
         return f"{self.name}-{number:03d}"
 
     def spec(self, trial: Trial) -> JobSpec:
-        """The spec of a trial, labelled with where it comes from.
+        """The spec of a trial: its label says where it comes from, its notes with which values.
 
         Raises InputError if the trial's values do not go together.
         """
         spec = self.space.spec(trial.params)
-        return spec.model_copy(update={"label": f"trial {trial.number} of {self.name}"})
+        notes = "\n".join(filter(None, (settings(trial.params), spec.notes)))
+        label = f"trial {trial.number} of {self.name}"
+        return spec.model_copy(update={"label": label, "notes": notes})
 
     # --- what trials tell -------------------------------------------------------------------------
     # Another search of the study may have ended a trial meanwhile; then it stays as that left it.
@@ -158,6 +162,16 @@ class SearchStudy:
         trial.set_user_attr(SKILL, dict(skills))
         if errors is not None:
             trial.set_user_attr(ERROR, dict(errors))
+
+
+def settings(values: Mapping[str, Any]) -> str:
+    """A trial's values: `optimizer.lr 0.003, model.hidden [64, 64]`."""
+    return ", ".join(f"{name} {value_text(value)}" for name, value in values.items())
+
+
+def value_text(value: Any) -> str:
+    """A value of a trial, as people read it."""
+    return format_number(value) if isinstance(value, float) else str(value)
 
 
 def _suggest(trial: Trial, dimension: Dimension) -> None:

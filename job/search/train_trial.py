@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -105,6 +106,8 @@ def train_trial(order: Order, connection: Connection, parent: int) -> None:
     asks this process to end by SIGTERM.
     """
     os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # one that came before this is forgotten
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     die_with_parent(parent)
     reports = _Reports(connection)
     sys.stderr = _Lines(reports.send)

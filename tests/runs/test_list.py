@@ -121,7 +121,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert {row.run for row in lines} >= {"job/ended", "job/broken"}
     out, _ = listed("--store", str(tmp_path))
     [line] = [line for line in out.splitlines() if line.startswith("job/ended")]
-    assert "up 64.0 ± 6.1%, down -10.0 ± 2.0%, odd untold" in line
+    assert "up 64.0 ± 6.1%, down -10.0 ± 2.0%, odd not measurable" in line
     assert "gates failed" in line
     _, err = listed("--store", str(tmp_path / "nothing"))
     assert "holds no run" in err

@@ -12,7 +12,7 @@ from job.errors import InputError
 from job.search.objective import Objective
 from job.search.space import Space, read_space
 from job.spec.read import read_spec
-from tests.support.tiny_job import write
+from tests.support.tiny_job import SMALL, write
 
 LR = {"low": 0.0001, "high": 0.1, "log": True}
 
@@ -141,6 +141,36 @@ def test_what_is_refused(tmp_path: Path, content: Any, message: str) -> None:
     assert fault.startswith(str(tmp_path / "space.json"))
     assert message in fault
     assert "\n" not in fault
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"data.validation": {"low": 0.1, "high": 0.3}}, "data.validation = 0.1: found another"),
+        ({"data.test": {"choices": [None, 0.1]}}, "data.test = 0.1: found another data.test than"),
+        ({"data.split": {"choices": ["tail", "random"]}}, 'data.split = "random": found another'),
+        ({"data.seed": {"low": 1, "high": 9}}, "data.seed = 1: found another data.seed than the"),
+        ({"data": {"choices": [SMALL["data"] | {"validation": 0.3}]}}, "found another data.valid"),
+        ({"tasks[down].name": {"choices": ["on"]}}, 'name = "on": found another tasks[2].name'),
+        ({"tasks[down].target": {"choices": ["a"]}}, 'target = "a": found another tasks[2].target'),
+        ({"tasks[1]": {"choices": [SMALL["tasks"][0] | {"name": "x"}]}}, "found another tasks[1]"),
+        ({"tasks": {"choices": [SMALL["tasks"][:2]]}}, "found another number of tasks than the"),
+    ],
+)
+def test_what_trials_are_compared_on(tmp_path: Path, content: Any, message: str) -> None:
+    """No path sets it, and no section that holds it."""
+    with pytest.raises(InputError) as caught:
+        space(tmp_path, content)
+    fault = str(caught.value.faults[0])
+    assert message in fault
+    assert "the same held-out samples and the same tasks; remove it" in fault
+
+
+def test_what_else_a_section_holds(tmp_path: Path) -> None:
+    """Is searched: other fields of data and tasks."""
+    data = [SMALL["data"], SMALL["data"] | {"scale": "standardize"}]
+    made = space(tmp_path, {"data": {"choices": data}, "tasks[0].loss.smoothing": LR})
+    assert [each.name for each in made.dimensions] == ["data", "tasks[0].loss.smoothing"]
 
 
 class TestObjective:

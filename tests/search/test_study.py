@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 
 from job.errors import InputError
 from job.record.document import Damaged
-from job.search.journal import StoreJournal, open_journal
+from job.search.journal import FULL, StoreJournal, open_journal
 from job.search.objective import Objective
 from job.search.space import read_space
 from job.search.study import AS_IT_IS, Pruner, SearchStudy
@@ -67,6 +67,33 @@ class TestJournal:
         )
         assert again.trials == read.trials
 
+    def test_its_objects_are_bounded(
+        self, s3_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """In S3 a full object never changes again; put together in the order of their keys the
+        objects are a file of Optuna's, and a search that goes on reads them all."""
+        monkeypatch.setattr("job.search.journal.FULL", 600)
+        store, at = open_store(s3_url), "small/s.journal"
+        made = optuna.create_study(storage=open_journal(store, at), study_name="s")
+        made.optimize(lambda trial: trial.suggest_float("x", 0, 1), 4)
+        first = store.get(at).data
+        again = optuna.load_study(storage=open_journal(store, at), study_name="s")
+        again.optimize(lambda trial: trial.suggest_float("x", 0, 1), 4)
+        entries = [*store.list(at)]
+        assert [entry.key for entry in entries[:3]] == [at, f"{at}.000001", f"{at}.000002"]
+        assert all(600 <= entry.size < 1200 for entry in entries[:-1])
+        assert store.get(at).data == first
+        copy = tmp_path / "copy"
+        copy.write_bytes(b"".join(store.get(entry.key).data for entry in entries))
+        of_file = JournalStorage(JournalFileBackend(str(copy)))
+        read = optuna.load_study(study_name="s", storage=of_file)
+        assert [t.value for t in read.trials] == [t.value for t in again.trials]
+        assert len(read.trials) == 8
+        damaged = store.get(f"{at}.000001")
+        store.put_if_match(f"{at}.000001", b"{\n" + damaged.data, damaged.etag)
+        with pytest.raises(Damaged, match=r"s\.journal\.000001, line 1: "):
+            open_journal(store, at)
+
     def test_a_torn_end(self, tmp_path: Path) -> None:
         """What a power cut leaves of a last line is cut off; the study goes on, and so does it the
         next time."""
@@ -95,8 +122,13 @@ class TestJournal:
         with pytest.raises(Damaged, match=r"s\.journal is a folder"):
             open_journal(open_store(tmp_path), "small/s.journal")
 
-    def test_two_writers_lose_nothing(self, store: Store) -> None:
-        """Each entry of either is there once, in its writer's order, and none is cut."""
+    @pytest.mark.parametrize("full", [FULL, 100])
+    def test_two_writers_lose_nothing(
+        self, store: Store, full: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Each entry of either is there once, in its writer's order, and none is cut: within an
+        object, and where one ends."""
+        monkeypatch.setattr("job.search.journal.FULL", full)
 
         def append(name: str) -> None:
             journal = StoreJournal(store, "small/s.journal")

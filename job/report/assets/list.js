@@ -12,7 +12,7 @@ const bytes = (count) => {
   return `${num(count / 1000 ** power, 3)}${NBSP}${["B", "kB", "MB", "GB"][power]}`;
 };
 const skill = ({ skill: value, error, why }) => value === null || value === undefined
-  ? h("span", { class: "open", title: why }, "untold")
+  ? h("span", { class: "open", title: why }, "not measurable")
   : h("span", { class: value < 0 ? "bad" : "" }, error === null || error === undefined ? pct(value) : `${pct(value).replace(/\u00a0%$/, "")} \u00b1 ${pct(error)}`);
 
 const stateClass = (row) => row.state === "passed" ? "good" : row.finished || row.state === "damaged" ? "bad" : "open";
