@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, ClassVar, NamedTuple
 
@@ -18,6 +19,7 @@ from job.events import RunFinished
 from job.record.document import HIGHEST_EPOCH, Contents, Document, Fenced
 from job.record.layout import CHECKPOINT, CHECKPOINT_FILES
 from job.record.result import Result, result_of
+from job.spec import JobSpec
 from job.store import Store
 
 
@@ -34,6 +36,26 @@ class Kept(BaseModel):
     """SHA-256 of its manifest.json."""
     score: float | None = None
     """Validation score, if the spec keeps the best checkpoint."""
+
+
+class About(BaseModel):
+    """What a list of runs shows of one that has ended, beside its result."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    label: str = ""
+    notes: str = ""
+    origin: str = ""
+    """The run that it began with or goes on with, as its spec names it."""
+    ended: datetime
+    """UTC."""
+
+    @classmethod
+    def of(cls, spec: JobSpec) -> About:
+        """Of a run of this spec that ends now."""
+        origin = next(iter(spec.named_runs.values()), "")
+        texts = {"label": spec.label or "", "notes": spec.notes or "", "origin": origin}
+        return cls(**texts, ended=datetime.now(UTC))
 
 
 class RunIndex(Contents):
@@ -53,6 +75,8 @@ class RunIndex(Contents):
     """By former lease epoch, its last event that counts; see Fences."""
     finished: Result | None = None
     """How the run ended; None before that."""
+    about: About | None = None
+    """Of a run that has ended; None in older records."""
 
     def named(self) -> set[str]:
         """Folders of all checkpoints that the index names."""
@@ -71,11 +95,11 @@ class RunIndex(Contents):
             fences.setdefault(epoch - 1, last)
         return self.model_copy(update={"epoch": epoch, "fences": fences})
 
-    def ended(self, run_id: str, event: RunFinished) -> RunIndex:
+    def ended(self, run_id: str, event: RunFinished, about: About | None = None) -> RunIndex:
         """The index with the run's end, which `result.json` repeats."""
         newest = self.checkpoints[0].folder if self.checkpoints else None
         result = result_of(event, run_id, self.spec_hash, newest)
-        return self.model_copy(update={"finished": result})
+        return self.model_copy(update={"finished": result, "about": about})
 
 
 class Fences:

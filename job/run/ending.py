@@ -14,6 +14,7 @@ from job.events import Reason, RunFinished
 from job.exit_codes import DEVICE_FAILED, FAILED, GATES_FAILED, INTERRUPTED, PASSED
 from job.record.claim import write_result
 from job.record.document import Vanished
+from job.record.run_index import About
 from job.record.segments import UploadFailed
 from job.report.save import store_report
 from job.run.recorder import RunRecorder
@@ -151,7 +152,8 @@ class Ending:
     def _record(self, event: RunFinished) -> None:
         recorder = self.recorder
         recorder.store_events()
-        recorder.index.write(recorder.index.body.ended(self.run_id, event))
+        about = About.of(self.training.spec)
+        recorder.index.write(recorder.index.body.ended(self.run_id, event, about))
         write_result(recorder.store, recorder.run, recorder.index.body)
 
     def _store_report(self) -> None:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from job.record.document import Damaged
 from job.record.layout import is_ours
 from job.record.result import Result, TaskWorth
-from job.record.run_index import RunIndex
+from job.record.run_index import About, RunIndex
 from job.record.status import Status
 from job.store import Corrupt, Missing, Store
 from job.store.base import Entry
@@ -87,47 +87,75 @@ def _place(entry: Entry) -> tuple[str, str] | None:
 
 
 def read_row(store: Store, run: str, objects: Mapping[str, int], now: datetime) -> Row:
-    """A run's row; objects: sizes in bytes by name, below the run. Raises StoreError."""
-    status = Status.read_or_none(store, run) if "status.json" in objects else None
-    spec, fault = _spec(store, run) if "spec.json" in objects else ({}, "")
-    beat = status.written_at if status else None
-    start = spec.get("model", {}).get("start_from") or {}
-    common: dict[str, Any] = {
+    """A run's row; objects: sizes in bytes by name, below the run. Raises StoreError.
+
+    Of a run that has ended the index alone is read; of others, and of those that an older version
+    has ended, the status and the spec too.
+    """
+    about: dict[str, Any] = {
         "run": run,
         "bytes": sum(objects.values()),
-        "age_seconds": (now - beat).total_seconds() if beat else None,
+        "report": "report.html" in objects,
+    }
+    begun = any(name.startswith(BEGUN) for name in objects)
+    index, damage = _index(store, run) if begun else (None, "")
+    if index is not None and index.finished is not None and index.about is not None:
+        return Row(**about, **_at_the_end(index.about, now), **_ended(index.finished))
+    status = Status.read_or_none(store, run) if "status.json" in objects else None
+    spec, fault = _spec(store, run) if "spec.json" in objects else ({}, "")
+    about |= _from_spec(spec) | {"age_seconds": _age(status and status.written_at, now)}
+    if not begun:
+        return Row(**about, state=status.phase if status else "not begun", detail=fault)
+    if index is None:
+        return Row(**about, state="damaged", detail=damage)
+    if index.finished is not None:
+        return Row(**about | _ended(index.finished, fault))
+    state, detail = _moving(status, about["age_seconds"], spec)
+    return Row(**about, state=state, detail="; ".join(filter(None, (detail, fault))))
+
+
+def _index(store: Store, run: str) -> tuple[RunIndex | None, str]:
+    """The run's index; None, and why, if there is no intact one."""
+    try:
+        index = RunIndex.read(store, run)
+    except (Damaged, Corrupt) as damaged:
+        return None, str(damaged)
+    return index, "" if index is not None else "latest.json is missing"
+
+
+def _age(beat: datetime | None, now: datetime) -> float | None:
+    return None if beat is None else (now - beat).total_seconds()
+
+
+def _from_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What the row says of a run's spec."""
+    start = spec.get("model", {}).get("start_from") or {}
+    return {
         "label": str(spec.get("label") or ""),
         "notes": str(spec.get("notes") or ""),
         "origin": str(spec.get("extends") or start.get("run") or ""),
         "control": bool(spec.get("control")),
-        "report": "report.html" in objects,
     }
-    if not any(name.startswith(BEGUN) for name in objects):
-        return Row(**common, state=status.phase if status else "not begun", detail=fault)
-    try:
-        index = RunIndex.read(store, run)
-    except (Damaged, Corrupt) as damaged:
-        return Row(**common, state="damaged", detail=str(damaged))
-    if index is None:
-        return Row(**common, state="damaged", detail="latest.json is missing")
-    if index.finished is not None:
-        return _finished(common, index.finished, fault)
-    state, detail = _moving(status, common["age_seconds"], spec)
-    return Row(**common, state=state, detail="; ".join(filter(None, (detail, fault))))
 
 
-def _finished(common: Mapping[str, Any], result: Result, fault: str) -> Row:
+def _at_the_end(about: About, now: datetime) -> dict[str, Any]:
+    """What the row says of a run's spec and its age, as its end has recorded them."""
+    texts = about.model_dump(include={"label", "notes", "origin"})
+    return {**texts, "age_seconds": _age(about.ended, now)}
+
+
+def _ended(result: Result, fault: str = "") -> dict[str, Any]:
+    """What the row says of a run's end."""
     known = {"succeeded": "passed"}
     passed = sum(gate.passed for gate in result.gates)
     detail = f"{passed} of {len(result.gates)} gates passed" if result.gates else "no gates"
-    parts = (detail, result.error or "", fault)
-    return Row(
-        **{**common, "control": result.control},
-        state=known.get(result.reason, result.reason),
-        detail="; ".join(filter(None, parts)),
-        finished=True,
-        skills=result.worth,
-    )
+    return {
+        "state": known.get(result.reason, result.reason),
+        "detail": "; ".join(filter(None, (detail, result.error or "", fault))),
+        "finished": True,
+        "control": result.control,
+        "skills": result.worth,
+    }
 
 
 def _moving(status: Status | None, age: float | None, spec: Any) -> tuple[str, str]:

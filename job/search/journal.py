@@ -91,11 +91,15 @@ class StoreJournal(BaseJournalBackend):
         """Number of the first entry of each object, as far as they are known."""
         self._last = _Object(0, b"", None)
         """The last one, as it was read or written here."""
+        self._is_exact = False
+        """True right after a write: nobody has written since what was read before it."""
 
     def read_logs(self, log_number_from: int) -> Iterable[dict[str, Any]]:
         """The entries from a number on; raises StoreError."""
         number = bisect_right(self._begins, log_number_from) - 1
-        lines = b"".join(each.data for each in self._objects(number)).splitlines()
+        known = self._is_exact and number == self._last.number and len(self._last.data) < FULL
+        objects, self._is_exact = [self._last] if known else self._objects(number), False
+        lines = b"".join(each.data for each in objects).splitlines()
         return [json.loads(line) for line in lines[log_number_from - self._begins[number] :]]
 
     def check(self) -> None:
@@ -119,7 +123,7 @@ class StoreJournal(BaseJournalBackend):
             except Conflict:
                 deque(self._objects(last.number), maxlen=0)  # up to the one that is the last now
                 continue
-            self._last = last._replace(data=last.data + more, etag=etag)
+            self._last, self._is_exact = last._replace(data=last.data + more, etag=etag), True
             return
 
     def _objects(self, number: int) -> Iterator[_Object]:

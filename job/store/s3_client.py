@@ -31,6 +31,8 @@ READ_SECONDS = 30.0
 """Longest silence of the server."""
 ATTEMPTS = 4
 """How often a request is sent before the server counts as unavailable."""
+CONNECTIONS = 24
+"""Kept open, for as many threads that ask at the same time; botocore opens others for each request."""
 
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 """The variables that name the endpoint, in boto3's order."""
@@ -118,6 +120,7 @@ def _config(**options: Any) -> Config:
         read_timeout=READ_SECONDS,
         retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
         tcp_keepalive=True,
+        max_pool_connections=CONNECTIONS,
         **options,
     )
 
