@@ -116,7 +116,7 @@ def test_a_run_index_holds_the_same_result() -> None:
     assert index.finished is not None
     assert index.body() == {
         "schema": 1, "epoch": 1, "spec_hash": "hash", "checkpoints": [], "best": None,
-        "fences": {"1": 7}, "finished": index.finished.body(),
+        "fences": {"1": 7}, "finished": index.finished.body(), "about": None,
     }  # fmt: skip
     assert RunIndex.parse(json.loads(json.dumps(index.body())), "there") == index
 

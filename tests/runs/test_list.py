@@ -12,14 +12,17 @@ import pytest
 from deploy.exits import CommandError
 from deploy.report import report
 from job.cli.app import main
+from job.compare.kept import train_to_end
 from job.record.document import Body, seal
 from job.record.result import GateOutcome, Result, TaskWorth
-from job.record.run_index import RunIndex
+from job.record.run_index import About, RunIndex
 from job.record.status import Status
 from job.runs.rows import Row, read_rows
+from job.spec.read import read_spec
 from job.store import Store, Stored, open_store
 from job.store.directory import DirectoryStore
 from tests.support.browser import browser, open_page
+from tests.support.tiny_job import write
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -105,6 +108,36 @@ def test_few_documents_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     count = len(read_rows(store, NOW))
     assert 0 < len(asked) <= 3 * count
     assert not [key for key in asked if "/events/" in key]
+
+
+def test_one_document_of_a_run_that_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its index says all that status and spec do, and they are not read; the row is the same as
+    from an index of an older version, without it."""
+    spec = read_spec(write(tmp_path, {"label": "wide", "notes": "as it was", "train.epochs": 1}))
+    store = open_store(tmp_path / "runs")
+    train_to_end(store, "r", spec, tmp_path)
+    asked, get = list[str](), DirectoryStore.get
+    monkeypatch.setattr(DirectoryStore, "get", lambda s, key: asked.append(key) or get(s, key))
+    now = datetime.now(UTC)
+    [row] = read_rows(store, now)
+    assert asked == ["small/r/latest.json"]
+    assert (row.state, row.label, row.notes) == ("passed", "wide", "as it was")
+    stored = RunIndex.read(store, "small/r")
+    assert stored is not None
+    store.put("small/r/latest.json", seal(stored.model_copy(update={"about": None}).body()))
+    [older] = read_rows(store, now)
+    assert None not in (row.age_seconds, older.age_seconds)
+    assert older == row.model_copy(update={"age_seconds": older.age_seconds, "bytes": older.bytes})
+
+
+def test_what_a_run_comes_from(tmp_path: Path) -> None:
+    """Stands in the index as in the spec."""
+    begun = read_spec(write(tmp_path, {"model.start_from": {"run": "zero"}}))
+    assert [About.of(begun).origin, About.of(read_spec(write(tmp_path))).origin] == ["zero", ""]
+    extended = begun.model_copy(update={"extends": "one"})
+    assert About.of(extended).origin == "one"
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
