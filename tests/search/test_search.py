@@ -26,7 +26,7 @@ from job.record.run_index import RunIndexStore
 from job.search.held_out import on_test
 from job.search.journal import open_journal
 from job.search.train_trial import Ended, EpochEnded, Order, _end, _Reports
-from job.spec.read import read_spec
+from job.spec.read import parse_spec, read_spec
 from job.store import Missing, Store, open_store
 from tests.support.command import here, job, start
 from tests.support.hold import handles
@@ -203,18 +203,23 @@ def test_killed_and_resumed(
 
 
 @pytest.mark.slow
-def test_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SIGTERM: the trial keeps a last checkpoint, the last line says how to go on; that does."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """SIGTERM, and a Ctrl-C, which goes to all processes of the terminal: the trial keeps a last
+    checkpoint, the last line says how to go on; that does."""
     job_of_two_tasks(tmp_path)
     held, store = Held(tmp_path / "held", monkeypatch), open_store(tmp_path / "runs")
     arguments = options("runs", trials=1)
-    with start(tmp_path, *arguments) as search:
+    with start(tmp_path, *arguments, apart=True) as search:
         pid = held.next(search)
-        search.send_signal(signal.SIGTERM)
+        os.killpg(search.pid, number)
         until(lambda: not handles(pid, signal.SIGTERM))  # the trial has taken the signal
         held.free()
         _, err = search.communicate()
     assert search.returncode == 75, err
+    assert "Traceback" not in err
     again = err.splitlines()[-1].partition("to go on: python -m job ")[2]
     assert again.split() == arguments
     (trial,) = trials_of(store)
@@ -242,6 +247,50 @@ def test_failing_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     dead = job(tmp_path, *options("other", trials=1))
     assert dead.returncode == 1
     assert "trial 0 failed: its process was killed by SIGKILL 3 times" in dead.stdout
+
+
+@pytest.mark.slow
+def test_two_tasks_that_compete(tmp_path: Path) -> None:
+    """One number between trunk and heads, two targets that have nothing in common: with either
+    weighting one task wins. Both trials are the front, none is pruned; the written spec is that of
+    the front's best mean, and it validates."""
+    x = np.random.default_rng(0).normal(size=(200, 1, 2)).astype("f4")
+    np.savez(tmp_path / "two.npz", features=x, east=3 * x[:, 0, :1], north=3 * x[:, 0, 1:])
+    task = {
+        "level": "window", "loss": {"kind": "mse"}, "transform": {"kind": "standardize"},
+        "head": {"hidden": []},
+    }  # fmt: skip
+    weights = [{"east": 1.0, "north": 0.001}, {"east": 0.001, "north": 1.0}]
+    balances = [{"kind": "fixed", "weights": each} for each in weights]
+    spec = {
+        "name": "two",
+        "data": {"kind": "arrays", "path": "two.npz", "validation": 0.3, "test": 0.2},
+        "model": {"kind": "lstm", "hidden": 1},
+        "tasks": [{"name": "east", **task}, {"name": "north", **task}],
+        "optimizer": {"lr": 0.05},
+        "balance": balances[0],
+        "train": {"epochs": 10, "batch_size": 16, "threads": 1, "device": "cpu"},
+    }
+    (tmp_path / "spec.json").write_text(json.dumps(spec))
+    (tmp_path / "space.json").write_text(json.dumps({"balance": {"choices": balances}}))
+    done = job(tmp_path, "search", "spec.json", "--space", "space.json", "--trials", "4")
+    assert done.returncode == 0, done.stderr
+    assert "several objectives: no trial is pruned" in done.stderr
+    storage = open_journal(str(tmp_path / "runs"), "two/space.journal")
+    study = optuna.load_study(study_name="space", storage=storage)
+    front = {trial.number: trial for trial in study.best_trials}
+    assert {trial.params["balance"] for trial in front.values()} == {*map(json.dumps, balances)}
+    table = done.stdout.partition("Pareto front")[2].partition("4 trials: 4 trained")[0]
+    assert {int(n) for n in re.findall(r"^│ +(\d+) │", table, re.MULTILINE)} == {*front}
+    best = max(front.values(), key=lambda trial: (sum(trial.values), -trial.number))
+    written = tmp_path / f"spec.space-{best.number:03d}.json"
+    assert (
+        read_spec(written).balance
+        == parse_spec(json.dumps(spec | {"balance": json.loads(best.params["balance"])})).balance
+    )
+    assert json.loads(written.with_suffix(".figures.json").read_text())["trial"] == best.number
+    checked = job(tmp_path, "validate", written.name)
+    assert checked.returncode == 0, checked.stderr
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from job.record.document import Damaged
 from job.search.journal import FULL, StoreJournal, open_journal
 from job.search.objective import Objective
 from job.search.space import read_space
-from job.search.study import AS_IT_IS, Pruner, SearchStudy
+from job.search.study import AS_IT_IS, Pruner, SearchStudy, settings
 from job.spec.read import read_spec
 from job.store import Store, open_store
 from tests.support.tiny_job import write
@@ -158,12 +158,15 @@ class TestTrials:
         assert AS_IT_IS not in made.ask().user_attrs
 
     def test_its_label(self, tmp_path: Path) -> None:
-        """Says which trial of which study a run is, and changes nothing of its content."""
-        made = study(tmp_path)
+        """Says which trial of which study a run is, its notes with which values; nothing of its
+        content changes."""
+        made = study(tmp_path, edits={"notes": "mine"})
         made.ask()
         trial = made.ask()
         bare, spec = made.space.spec(trial.params), made.spec(trial)
         assert (bare.label, spec.label) == (None, "trial 1 of s")
+        assert spec.notes == f"{settings(trial.params)}\nmine"
+        assert spec.notes.startswith("optimizer.lr 0.0")
         assert spec.content_hash() == bare.content_hash()
 
     def test_proposals_do_not_depend_on_interruptions(self, tmp_path: Path) -> None:

@@ -56,8 +56,11 @@ def here(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[in
     return (int(end.value.code or 0), *capsys.readouterr())
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    """Start a command, its output in pipes; use it as a context."""
+def start(folder: Path, *arguments: str, apart: bool = False) -> subprocess.Popen[str]:
+    """Start a command, its output in pipes; use it as a context.
+
+    apart: with a process group of its own, which a Ctrl-C goes to.
+    """
     return subprocess.Popen(
         [*JOB, *arguments],
         cwd=folder,
@@ -65,6 +68,7 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=apart,
     )
 
 
