@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
@@ -224,6 +225,7 @@ def _started(order: Order) -> tuple[BaseProcess, Connection]:
     ours, its = spawn.Pipe()
     process = spawn.Process(target=train_trial, args=(order, its, os.getpid()))
     # A Ctrl-C goes to all processes of the terminal: the new one waits with it until it has left.
+    resource_tracker.ensure_running()  # its first start would unblock the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     process.start()
     signal.pthread_sigmask(signal.SIG_SETMASK, before)

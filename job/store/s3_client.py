@@ -32,7 +32,7 @@ READ_SECONDS = 30.0
 ATTEMPTS = 4
 """How often a request is sent before the server counts as unavailable."""
 CONNECTIONS = 24
-"""Kept open, for as many threads that ask at the same time; botocore opens others for each request."""
+"""Kept open, for so many threads at a time; what more ask for is opened for each request."""
 
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 """The variables that name the endpoint, in boto3's order."""

@@ -18,8 +18,9 @@ import statistics
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -46,41 +47,34 @@ EPOCHS, ROUNDS = 20, 3
 TASKS = ("kind", "level", "down", "pair")
 
 
-class Asked(Counter[str]):
-    """Counts what is asked of S3 while it is open."""
+@contextmanager
+def asked() -> Iterator[Counter[str]]:
+    """What is asked of S3 within the block: requests and bytes."""
+    count, get, put = Counter[str](), S3Store.get, S3Store._put
 
-    def __enter__(self) -> Asked:
-        get, put = S3Store.get, S3Store._put
+    def counted_get(store: S3Store, key: str) -> Stored:
+        found = get(store, key)
+        count.update({"reads": 1, "bytes read": len(found.data)})
+        return found
 
-        def counted_get(store: S3Store, key: str) -> Stored:
-            found = get(store, key)
-            self.update({"reads": 1, "bytes read": len(found.data)})
-            return found
+    def counted_put(store: S3Store, key: str, data: Bytes, **condition: str) -> str:
+        count.update({"writes": 1, "bytes written": len(data)})
+        return put(store, key, data, **condition)
 
-        def counted_put(store: S3Store, key: str, data: Bytes, **condition: str) -> str:
-            self.update({"writes": 1, "bytes written": len(data)})
-            return put(store, key, data, **condition)
-
-        self._patches = [
-            patch.object(S3Store, "get", counted_get),
-            patch.object(S3Store, "_put", counted_put),
-        ]
-        for each in self._patches:
-            each.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for each in self._patches:
-            each.stop()
+    with (
+        patch.object(S3Store, "get", counted_get),
+        patch.object(S3Store, "_put", counted_put),
+    ):
+        yield count
 
 
 def measured(act: Callable[[], Any]) -> str:
     """What an act asks of S3, and its seconds."""
     began, clock = time.process_time(), time.monotonic()
-    with Asked() as asked:
+    with asked() as count:
         act()
     seconds = f"{time.process_time() - began:.2f} s of work, {time.monotonic() - clock:.1f} s"
-    return f"{seconds}, {', '.join(f'{n:,} {what}' for what, n in sorted(asked.items()))}"
+    return f"{seconds}, {', '.join(f'{n:,} {what}' for what, n in sorted(count.items()))}"
 
 
 def ended_run(about: About | None) -> dict[str, bytes]:

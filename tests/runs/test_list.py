@@ -119,7 +119,12 @@ def test_one_document_of_a_run_that_has_ended(
     store = open_store(tmp_path / "runs")
     train_to_end(store, "r", spec, tmp_path)
     asked, get = list[str](), DirectoryStore.get
-    monkeypatch.setattr(DirectoryStore, "get", lambda s, key: asked.append(key) or get(s, key))
+
+    def noted(self: DirectoryStore, key: str) -> Stored:
+        asked.append(key)
+        return get(self, key)
+
+    monkeypatch.setattr(DirectoryStore, "get", noted)
     now = datetime.now(UTC)
     [row] = read_rows(store, now)
     assert asked == ["small/r/latest.json"]

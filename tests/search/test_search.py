@@ -25,6 +25,7 @@ from job.record.result import Result
 from job.record.run_index import RunIndexStore
 from job.search.held_out import on_test
 from job.search.journal import open_journal
+from job.search.search import _started
 from job.search.train_trial import Ended, EpochEnded, Order, _end, _Reports
 from job.spec.read import parse_spec, read_spec
 from job.store import Missing, Store, open_store
@@ -379,6 +380,17 @@ class TestTrial:
         end = _end(Order(spec, "s-000", tmp_path, str(path), False), _Reports(Pipe()[1]))
         assert end.how == "store_failed"
         assert end.why.startswith(f"{path} is no directory that can be written")
+
+    @pytest.mark.slow
+    def test_a_ctrl_c_while_its_process_starts(self, tmp_path: Path) -> None:
+        """Is the search's alone, from the process's first moment."""
+        spec = read_spec(path := job_of_two_tasks(tmp_path))
+        process, connection = _started(Order(spec, "s-000", tmp_path, str(path), False))
+        os.kill(process.pid or 0, signal.SIGINT)
+        end = connection.recv()
+        process.join()
+        assert isinstance(end, Ended)
+        assert end.how == "store_failed"
 
 
 @pytest.mark.slow
