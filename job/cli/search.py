@@ -90,19 +90,21 @@ def search(
     if best is not None:
         _check_folder(best)
     found = _study(spec, space, objective, pruner, study, store)
-    _end(_searched(found, store, jobs, trials, began + 3600 * hours), spec, best)
+    running = _search(found, store, jobs, trials, pruner)
+    with running.board.bars:
+        running.run(trials, began + 3600 * hours)
+    _end(running, spec, best)
 
 
-def _searched(study: SearchStudy, store: str, jobs: int, trials: int, until: float) -> Search:
-    """The search once its trials have ended, or it has; until: a time of the monotonic clock."""
+def _search(study: SearchStudy, store: str, jobs: int, trials: int, pruner: Pruner) -> Search:
+    """The search, before its first trial."""
     from job.search.search import Search
     from job.search.show import Board
 
     board = Board(trials)
-    search = Search(study, store, jobs, board)
-    with board.bars:
-        search.run(trials, until)
-    return search
+    if not study.objective.single and pruner != "none":
+        board.print("several objectives: no trial is pruned; --objective makes one of them")
+    return Search(study, store, jobs, board)
 
 
 def _end(search: Search, spec: Path, best: Path | None) -> None:
