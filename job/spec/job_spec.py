@@ -44,13 +44,14 @@ class Resources(Section):
     cloud: tuple[Literal["SECURE", "COMMUNITY"], ...] = Field(default=("SECURE",), min_length=1)
     """RunPod's pools to search, in order."""
     min_cuda: Annotated[str, Field(pattern=CUDA)] = "12.8"
-    """Lowest CUDA version of the host's driver."""
+    """Lowest CUDA version of the host's driver; the image's, where that is higher."""
     disk_gb: Annotated[int, Field(ge=5, le=2000)] = 20
     """Size of the container disk, in GB."""
     max_price_per_hour: Positive
     """Ceiling in USD per hour for the whole pod."""
     max_hours: Annotated[float, Field(gt=0, le=720)]
-    """Hours from the container's start until the pod ends itself."""
+    """Hours until the run is ended: of a submission, from its confirmation, for all its pods
+    together; of a container that was not submitted, from each of its starts."""
     start_timeout_minutes: Positive = 20.0
     """Minutes from a pod's creation to its first sign of life, image pull included."""
     stall_minutes: Positive = 15.0

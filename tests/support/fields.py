@@ -31,7 +31,7 @@ def _section(heading: str, path: str, section: Json, known: Json) -> Iterator[st
     rows = table(properties, section.get("required", ())) + "\n" if properties else ""
     yield f"### {heading}\n\n{_plain(section['description'])}\n" + ("\n" + rows if rows else "")
     for name, field in properties.items():
-        inner = f"{path}.{name}".lstrip(".") + ("[]" if "items" in field else "")
+        inner = f"{path}.{name}".lstrip(".") + _each(field)
         sections = [known[reference] for reference in _references(field)]
         for one in sections:
             others = [other for other in sections if other is not one]
@@ -41,7 +41,7 @@ def _section(heading: str, path: str, section: Json, known: Json) -> Iterator[st
 def _variant(section: Json, others: list[Json]) -> str:
     """What tells a section from those that may stand in its place; "" if there are none."""
     named = section["properties"].get("kind", {})
-    if kinds := [named["const"]] if "const" in named else named.get("enum"):
+    if kinds := [named["const"]] if "const" in named else others and named.get("enum"):
         return " of kind " + " or ".join(f'`"{kind}"`' for kind in kinds)
     taken = {name for other in others for name in other["properties"]}
     own = [name for name in section["properties"] if name not in taken]
@@ -65,8 +65,26 @@ def _references(field: Json) -> Iterator[str]:
     if "$ref" in field:
         yield field["$ref"].rpartition("/")[2]
     items = [field["items"]] if "items" in field else []
-    for part in [*field.get("oneOf", ()), *field.get("anyOf", ()), *items]:
+    for part in [*_alternatives(field), *items, *_values(field)]:
         yield from _references(part)
+
+
+def _alternatives(field: Json) -> list[Json]:
+    return [*field.get("oneOf", ()), *field.get("anyOf", ())]
+
+
+def _values(field: Json) -> list[Json]:
+    """What an object with names of the user's own holds under each of them."""
+    named = [field.get("additionalProperties"), *field.get("patternProperties", {}).values()]
+    return [each for each in named if isinstance(each, dict)]
+
+
+def _each(field: Json) -> str:
+    """What stands for each of several sections behind the field's name; "" if it holds one."""
+    if "items" in field:
+        return "[]"
+    objects = [*_values(field), *(each for part in _alternatives(field) for each in _values(part))]
+    return ".<name>" if any(any(_references(each)) for each in objects) else ""
 
 
 def _default(field: Json) -> str:
@@ -80,7 +98,8 @@ def _type(field: Json) -> str:
     if simple := _simple(field):
         return " or ".join([*map(_type, simple), "section"])
     if any(_references(field)) and not any(map(_simple, field.get("anyOf", ()))):
-        several = "list of sections" if "items" in field else "section"
+        kinds = {"[]": "list of sections", ".<name>": "object of sections", "": "section"}
+        several = kinds[_each(field)]
         return several + (" or null" if {"type": "null"} in field.get("anyOf", ()) else "")
     if "anyOf" in field:
         return " or ".join(_type(part) for part in field["anyOf"])
@@ -92,8 +111,8 @@ def _type(field: Json) -> str:
         return "list of " + _type(field["items"])
     if field.get("additionalProperties") is True:
         return "object of any values"
-    if "additionalProperties" in field:
-        return "object of " + _type(field["additionalProperties"])
+    if values := _values(field):
+        return "object of " + _type(values[0])
     return _scalar(field)
 
 
