@@ -17,7 +17,7 @@ CODES = {
     NOT_FINISHED: "not finished",
     NOT_FOUND: "run not found",
     CANCELLED: "cancelled",
-    DEADLINE: "deadline or cost cap",
+    DEADLINE: "the deadline was over",
     LOST: "the pod was lost",
     GATES_FAILED: "gates failed",
     INTERRUPTED: "interrupted",
@@ -27,10 +27,6 @@ _BY_REASON: dict[str, int] = {
     "gates_failed": GATES_FAILED,
     "cancelled": CANCELLED,
     "deadline_exceeded": DEADLINE,
-    "cost_cap": DEADLINE,
-    "lost": LOST,
-    "no_capacity": NO_GPU,
-    "interrupted": NOT_FINISHED,
 }
 
 

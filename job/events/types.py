@@ -344,16 +344,12 @@ Reason = Literal[
     "not_finite",
     "oom",
     "deadline_exceeded",
-    "cost_cap",
     "stalled",
     "cancelled",
-    "interrupted",
-    "start_timeout",
-    "no_capacity",
     "upload_failed",
     "crash_loop",
-    "lost",
 ]
+"""docs/exit-codes.md has a row for each."""
 
 
 class RunFinished(Record):
@@ -361,7 +357,7 @@ class RunFinished(Record):
 
     event: Literal["run.finished"] = "run.finished"
     reason: Reason
-    """Why the run ended."""
+    """Why the run ended; docs/exit-codes.md has a row for each."""
     exit_code: int
     """Of the process."""
     gates: list[GateResult]
