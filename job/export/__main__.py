@@ -49,7 +49,8 @@ def export(
     store: Annotated[
         str | None,
         typer.Option(
-            help="Where the run is kept: a directory, or s3://bucket/prefix. [default: runs]"
+            help="Where the run is kept: a directory, or s3://bucket/prefix. "
+            "[default: EVENGRAD_STORE, else runs]"
         ),
     ] = None,
     tensorboard: Annotated[

@@ -10,14 +10,16 @@ import tomllib
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 import typer
 from pydantic import TypeAdapter
 
+from deploy.exits import code_of_reason
 from job.cli.app import app
 from job.diagnose.case import Mechanism
-from job.events import EVENT, Event
-from job.spec import Balance, Gate
+from job.events import EVENT, Event, Reason
+from job.spec import Balance, Gate, Resources
 from job.spec.read import schema
 from tests.support.command import environment, warm_job
 from tests.support.readme import DOCS, PARTS, ROOT, deploy_exit_codes, renewed
@@ -75,6 +77,19 @@ def test_every_kind_has_a_row() -> None:
     assert missing("docs/events.md", [f"| `{kind}` |" for kind in kinds(Event, "event")]) == []
     causes = [f"| {cause.replace('_', ' ')} |" for cause in get_args(Mechanism)]
     assert missing("docs/diagnosis.md", causes) == []
+
+
+def test_every_section_has_a_table() -> None:
+    """Every section that a spec may hold stands in the page on the spec."""
+    sections = [" ".join(each["description"].split()) for each in schema()["$defs"].values()]
+    assert missing("docs/spec.md", sections) == []
+
+
+def test_every_reason_has_a_row() -> None:
+    """Every reason why a run ends is explained, with the exit code that `deploy` gives it."""
+    row = re.compile(r"^\| `(\w+)` \| .* \| \d \| (\d+) \|$", re.MULTILINE)
+    shown = {reason: int(code) for reason, code in row.findall(read("docs/exit-codes.md"))}
+    assert shown == {reason: code_of_reason(reason) for reason in get_args(Reason)}
 
 
 def missing(page: str, texts: list[str]) -> list[str]:
@@ -277,6 +292,33 @@ def test_the_shards_of_the_page_on_data_fit(tmp_path: Path, nursery: Nursery) ->
     assert "1800 training, 200 validation samples" in ended.stdout
 
 
+def test_the_images_of_the_page_on_data_fit(tmp_path: Path, nursery: Nursery) -> None:
+    """Arrays as the page on data makes them of image files are what its spec reads."""
+    made = next(b for b in blocks("docs/data.md", "text") if "PIL" in b)
+    assert 'np.savez("photos.npz", photo=photo, kind=[' in made
+    rng = np.random.default_rng(0)
+    photo = rng.integers(256, size=(40, 64, 64, 3), dtype=np.uint8)
+    np.savez(tmp_path / "photos.npz", photo=photo, kind=["cat", "dog"] * 20)
+    spec = next(b for b in blocks("docs/data.md", "json") if '"photos"' in b)
+    (tmp_path / "photos.json").write_text(spec, "utf-8")
+    ended = warm_job(nursery, tmp_path, "validate", "photos.json")
+    assert ended.returncode == 0, ended.stderr
+    assert "32 training, 8 validation samples" in ended.stdout
+
+
+def test_the_recordings_of_the_page_on_data_fit(tmp_path: Path, nursery: Nursery) -> None:
+    """The windows that the page on data cuts are what its section of a spec reads."""
+    python(tmp_path, next(b for b in blocks("docs/data.md", "python") if "sliding" in b))
+    mine = json.loads(blocks("docs/data.md", "json")[0])
+    shown = next(b for b in blocks("docs/data.md", "json") if "windows.npz" in b)
+    mine["data"] = json.loads(shown)
+    mine["tasks"] = [mine["tasks"][1] | {"name": "later", "level": "window"}]
+    (tmp_path / "mine.json").write_text(json.dumps(mine), "utf-8")
+    ended = warm_job(nursery, tmp_path, "validate", "mine.json")
+    assert ended.returncode == 0, ended.stderr
+    assert "152 training, 38 validation samples" in ended.stdout
+
+
 def test_the_table_of_the_page_on_data_trains(tmp_path: Path, nursery: Nursery) -> None:
     """The table and the spec that docs/data.md shows fit: the job trains, and its levels are those
     that the page tells."""
@@ -295,6 +337,13 @@ def test_shown_gates_are_gates() -> None:
     gates = json.loads(f"{{{shown}}}")["gates"]
     read_as = TypeAdapter(list[Gate]).validate_json(json.dumps(gates), strict=True)
     assert len({type(gate) for gate in read_as}) == len(get_args(get_args(Gate)[0]))
+
+
+def test_shown_resources_are_resources() -> None:
+    """What the page on RunPod shows to be rented is a section of a spec."""
+    blocks_shown = re.findall(r"^ +```json\n(.*?)^ +```$", read("docs/runpod.md"), re.S | re.M)
+    shown = next(b for b in blocks_shown if '"resources"' in b)
+    Resources.model_validate_json(json.dumps(json.loads(f"{{{shown}}}")["resources"]))
 
 
 # --- what else must agree ----------------------------------------------------------------------
