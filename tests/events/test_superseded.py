@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
 from job.events.superseded import OF_TRAINING, SupersededEvents
 
 RETURN = {"event": "superseded", "seq": 9, "step": 1, "from_seq": 4, "to_seq": 8}
@@ -37,3 +42,44 @@ def test_a_huge_range_costs_nothing() -> None:
     """A range is compared, not spelled out: one of 10^18 events takes no memory."""
     superseded = SupersededEvents([RETURN | {"to_seq": 10**18}])
     assert not superseded.counts({"event": "step", "seq": 10**17})
+
+
+class Counted(dict[str, Any]):
+    """An event that counts how often it is looked at."""
+
+    looks = 0
+
+    def __getitem__(self, key: str) -> Any:
+        type(self).looks += 1
+        return super().__getitem__(key)
+
+
+def test_many_returns_do_not_slow_each_event_down() -> None:
+    """However often a run was resumed, an event is held against the returns near it alone."""
+    many = 2000
+    returns = [
+        Counted(RETURN, from_seq=10 * n + 1, to_seq=10 * n + 4, seq=10 * n + 5) for n in range(many)
+    ]
+    superseded = SupersededEvents(returns)
+    assert superseded.counts({"event": "step", "seq": 10 * many})  # sorts them
+    Counted.looks = 0
+    counting = [superseded.counts({"event": "step", "seq": seq}) for seq in range(1, 10 * many)]
+    assert counting.count(False) == 4 * many
+    assert Counted.looks <= 2 * len(counting)
+
+
+@given(st.lists(st.tuples(st.integers(1, 40), st.integers(0, 20)), max_size=8), st.booleans())
+def test_returns_in_any_order_and_within_each_other(
+    ranges: list[tuple[int, int]], asked_between: bool
+) -> None:
+    """Each event has just the returns whose range it is in, whenever they were added."""
+    returns = [RETURN | {"from_seq": first, "to_seq": first + more} for first, more in ranges]
+    superseded = SupersededEvents()
+    for each in returns:
+        superseded.add(each)
+        if asked_between:
+            superseded.counts({"event": "step", "seq": 7})
+    for seq in range(62):
+        of = superseded.of({"event": "step", "seq": seq})
+        expected = [each for each in returns if each["from_seq"] <= seq <= each["to_seq"]]
+        assert sorted(map(id, of)) == sorted(map(id, expected))
