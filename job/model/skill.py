@@ -78,7 +78,7 @@ def _error(paired: Tensor, overlap: int) -> float:
     correlated; that covariance counts where it is positive.
     """
     count = len(paired) // overlap
-    blocks = torch.stack([block.sum() for block in paired.tensor_split(count)])
+    blocks = block_sums(paired, count)
     variance = blocks.square().sum()
     if overlap > 1:
         variance += 2 * (blocks[1:] * blocks[:-1]).sum().clamp(min=0)
@@ -86,6 +86,14 @@ def _error(paired: Tensor, overlap: int) -> float:
     # squares with the products of neighbours by 3 count - 2 parts in count².
     parts = (count - 1) / count if overlap == 1 else (count - 1) * (count - 2) / count**2
     return (variance / parts).sqrt().item()
+
+
+def block_sums(values: Tensor, count: int) -> Tensor:
+    """The sums [count] of consecutive blocks of values [n], whose sizes differ by at most one."""
+    size, longer = divmod(len(values), count)
+    cut = longer * (size + 1)
+    first, rest = values[:cut].view(longer, size + 1), values[cut:].view(count - longer, size)
+    return torch.cat([first.sum(1), rest.sum(1)])
 
 
 def unmeasurable(target: Tensor, overlap: int) -> str | None:

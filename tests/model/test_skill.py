@@ -7,12 +7,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from job.model.skill import CONFIDENCE, Skill, measure_skill, student_t, unmeasurable
+from job.model.skill import (
+    CONFIDENCE,
+    Skill,
+    block_sums,
+    measure_skill,
+    student_t,
+    unmeasurable,
+)
 
 Draw = Callable[[int], tuple[Tensor, Tensor]]
 """Seed → losses [n] and trivial losses [n]."""
@@ -31,6 +40,37 @@ def test_t_is_students(confidence: float) -> None:
 
 
 # --- the error --------------------------------------------------------------------------------
+
+
+class Operations(TorchDispatchMode):
+    """Counts torch's operations in a block."""
+
+    count = 0
+
+    def __torch_dispatch__(
+        self, what: Any, types: Any, arguments: Any = (), named: Any = None
+    ) -> Any:
+        self.count += 1
+        return what(*arguments, **(named or {}))
+
+
+@pytest.mark.parametrize("overlap", [1, 7])
+def test_the_operations_do_not_grow_with_the_samples(overlap: int) -> None:
+    """Blocks are summed together: a million samples are not a million small tensors."""
+    counts = []
+    for samples in (100, 3000):
+        with Operations() as operations:
+            measure_skill(draw(samples, 0).abs(), draw(samples, 1).abs(), overlap)
+        counts.append(operations.count)
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize(("samples", "blocks"), [(12, 12), (12, 5), (50, 7), (9, 1)])
+def test_blocks_are_torchs_split(samples: int, blocks: int) -> None:
+    """Their sums are those of the parts into which torch splits a tensor."""
+    values = draw(samples, 0)
+    expected = torch.stack([part.sum() for part in values.tensor_split(blocks)])
+    torch.testing.assert_close(block_sums(values, blocks), expected)
 
 
 def draw(count: int, seed: int) -> Tensor:
