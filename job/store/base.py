@@ -139,8 +139,8 @@ class Store(Protocol):
         process leaves pieces for `abort_uploads`. Only after Unavailable may the object exist.
         """
 
-    def list(self, prefix: str = "") -> Iterator[Entry]:
-        """All objects whose key begins with `prefix`, sorted by key."""
+    def list(self, prefix: str = "", after: str = "") -> Iterator[Entry]:
+        """All objects whose key begins with `prefix` and comes after `after`, sorted by key."""
 
     def delete(self, key: str) -> None:
         """Remove the object, if it exists."""

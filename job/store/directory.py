@@ -71,9 +71,9 @@ class DirectoryStore(Store):
         """Write what `parts` yields, as it comes; returns the etag."""
         return self._write(key, parts)
 
-    def list(self, prefix: str = "") -> Iterator[Entry]:
-        """All objects whose key begins with `prefix`, sorted by key."""
-        yield from sorted(self._entries(prefix))
+    def list(self, prefix: str = "", after: str = "") -> Iterator[Entry]:
+        """All objects whose key begins with `prefix` and comes after `after`, sorted by key."""
+        yield from sorted(self._entries(prefix, after))
 
     def delete(self, key: str) -> None:
         """Remove the object, if it exists, and the folders that are then empty."""
@@ -85,8 +85,8 @@ class DirectoryStore(Store):
 
     def abort_uploads(self, prefix: str = "") -> int:
         """Remove the temporary files of interrupted writes under `prefix`; returns how many."""
-        cut = [path for path in self._files(prefix) if self._is_part_of(path, prefix)]
-        for path in cut:
+        cut = [key for key in self._files(prefix) if _is_part_of(key, prefix)]
+        for path in (self.root / key for key in cut):
             with _translating(path), self._lock():
                 self._remove(path)
         return len(cut)
@@ -170,28 +170,34 @@ class DirectoryStore(Store):
             for folder in path.relative_to(self.root).parents[:-1]:
                 (self.root / folder).rmdir()
 
-    def _files(self, prefix: str) -> Iterator[Path]:
-        """All files in the folder of `prefix` and below, hidden ones too."""
+    def _files(self, prefix: str) -> Iterator[str]:
+        """All files in the folder of `prefix` and below, hidden ones too, as keys.
+
+        They are texts: a long run has many files, and a Path costs more than the system's call.
+        """
         folder = prefix.rpartition("/")[0]
         base = self._path(folder) if folder else self.root
         with _translating(base):
             for here, folders, names in os.walk(base, onerror=_raise_unless_absent):
                 folders[:] = [name for name in folders if not name.startswith(".")]
-                yield from (Path(here, name) for name in names)
+                place = Path(here).relative_to(self.root).as_posix()
+                above = "" if place == "." else f"{place}/"
+                yield from (above + name for name in names)
 
-    def _entries(self, prefix: str) -> Iterator[Entry]:
-        for path in self._files(prefix):
-            key = path.relative_to(self.root).as_posix()
-            if key.startswith(prefix) and not path.name.startswith("."):
+    def _entries(self, prefix: str, after: str) -> Iterator[Entry]:
+        for key in self._files(prefix):
+            hidden = key[key.rfind("/") + 1] == "."
+            if key.startswith(prefix) and key > after and not hidden:
                 with suppress(FileNotFoundError):  # deleted meanwhile
-                    yield Entry(key, path.stat().st_size)
+                    yield Entry(key, os.stat(f"{self.root}/{key}").st_size)
 
-    def _is_part_of(self, path: Path, prefix: str) -> bool:
-        """True for the temporary file of a key that begins with `prefix`."""
-        if not path.name.startswith(".") or path.suffix != ".part":
-            return False
-        key = path.with_name(path.name[1:].rsplit(".", 2)[0]).relative_to(self.root)
-        return key.as_posix().startswith(prefix)
+
+def _is_part_of(file: str, prefix: str) -> bool:
+    """True for the temporary file of a key that begins with `prefix`; file: as a key."""
+    folder, slash, name = file.rpartition("/")
+    if not name.startswith(".") or not name.endswith(".part"):
+        return False
+    return f"{folder}{slash}{name[1:].rsplit('.', 2)[0]}".startswith(prefix)
 
 
 @contextmanager

@@ -94,16 +94,21 @@ class S3Store(Store):
                 self._abort(key, upload)
             raise
 
-    def list(self, prefix: str = "") -> Iterator[Entry]:
-        """All objects whose key begins with `prefix`, sorted by key."""
-        yield from self.etags(prefix)
+    def list(self, prefix: str = "", after: str = "") -> Iterator[Entry]:
+        """All objects whose key begins with `prefix` and comes after `after`, sorted by key."""
+        yield from self.etags(prefix, after)
 
-    def etags(self, prefix: str = "") -> dict[Entry, str]:
-        """The etags of all objects whose key begins with `prefix`, sorted by key."""
+    def etags(self, prefix: str = "", after: str = "") -> dict[Entry, str]:
+        """The etags of all objects whose key begins with `prefix`, sorted by key.
+
+        after: only those of keys that come after it.
+        """
+        start = {"StartAfter": self.prefix + after} if after else {}
         found = {
             Entry(item["Key"].removeprefix(self.prefix), item["Size"]): item.get("ETag", "")
-            for item in self._pages("list_objects_v2", "Contents", prefix)
-            if not item["Key"].endswith("/")  # a folder made by hand in a web console
+            for item in self._pages("list_objects_v2", "Contents", prefix, **start)
+            # A key that ends with a slash is a folder made by hand in a web console.
+            if not item["Key"].endswith("/") and item["Key"] > self.prefix + after
         }
         # Not every server sorts as AWS does: SeaweedFS lists a/x before a-b.
         return dict(sorted(found.items()))
@@ -226,12 +231,14 @@ class S3Store(Store):
         with suppress(Ended), self._calling("abort_multipart_upload", key) as (client, at):
             client.abort_multipart_upload(**at, UploadId=upload)
 
-    def _pages(self, operation: str, field: str, prefix: str) -> Iterator[dict[str, Any]]:
+    def _pages(
+        self, operation: str, field: str, prefix: str, **more: str
+    ) -> Iterator[dict[str, Any]]:
         """The entries of a paginated answer for all keys that begin with `prefix`."""
         whole = self.prefix + prefix
         with self._calling(operation, prefix, listing=True) as (client, _):
             pages = client.get_paginator(operation).paginate(
-                Bucket=self.bucket, Prefix=whole, PaginationConfig={"PageSize": PAGE}
+                Bucket=self.bucket, Prefix=whole, PaginationConfig={"PageSize": PAGE}, **more
             )
             for page in pages:
                 if "IsTruncated" not in page:  # any XML passes for an empty list

@@ -104,6 +104,19 @@ def test_list_is_sorted_and_complete(store: Store, monkeypatch: pytest.MonkeyPat
     assert keys(store, "none/") == []
 
 
+def test_list_after_a_key(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a folder only what comes after a key is listed, over more than one page."""
+    monkeypatch.setattr("job.store.s3.PAGE", 7)
+    numbers = [f"run/events/{number:03d}.x" for number in range(40)]
+    for key in [*numbers, "run/report", "run/event"]:
+        store.put(key, b"x")
+    for after, left in ((numbers[0], 39), (numbers[20], 19), ("run/events/0201", 19)):
+        listed = [entry.key for entry in store.list("run/events/", after)]
+        assert listed == numbers[-left:]
+    assert list(store.list("run/events/", numbers[-1])) == []
+    assert len(list(store.list("run/events/", ""))) == 40
+
+
 # --- conditions -------------------------------------------------------------------------------
 
 
