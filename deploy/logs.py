@@ -146,8 +146,7 @@ def _print(
     from job.record.history import Tail
 
     tail = Tail(store, run.run)
-    events, tail.seq = _stored(store, run.run, wanted)
-    selected = wanted.newest(wanted.select(events))
+    selected, tail.seq = _stored(store, run.run, wanted)
     if selected and selected[0]["event"] != "run.started":
         printer.introduce(wanted.narrow(_first_event(store, run.run)))
     for event in selected:
@@ -184,34 +183,27 @@ def _follow(
 
 
 def _stored(store: Store, run: str, wanted: EventFilter) -> tuple[list[Line], int]:
-    """The stored events, and the number of the last one; raises Missing, StoreError."""
-    from job.record.history import read_history
+    """The stored events that pass, and the number of the last event; raises Missing, StoreError.
+
+    They are read from the end, no further than is wanted: those that do not pass are not kept.
+    """
+    from job.record.history import counting_backwards
     from job.record.pods import PodsRecord
     from job.store import Missing
 
+    passed: list[Line] = []
+    last = 0
     try:
-        if wanted.last is not None:
-            return _newest(store, run, wanted)
-        events = read_history(store, run)
+        for event in counting_backwards(store, run):
+            last = last or event["seq"]
+            if len(passed) == wanted.last:
+                break
+            passed += wanted.select([event])
     except Missing:
         if PodsRecord.read(store, run) is None:
             raise
         log_line(f"{run}: submitted, no event yet")
-        return [], 0
-    return events, events[-1]["seq"] if events else 0
-
-
-def _newest(store: Store, run: str, wanted: EventFilter) -> tuple[list[Line], int]:
-    """As many events as `wanted.last` needs, read from the end; and the last event's number."""
-    from job.record.history import read_last
-
-    least = wanted.last or 0
-    count = max(least, 1)
-    while True:
-        events = read_last(store, run, count)
-        if len(wanted.select(events)) >= least or not events or events[0]["seq"] == 1:
-            return events, events[-1]["seq"] if events else 0
-        count = 4 * max(count, len(events))
+    return passed[::-1], last
 
 
 def _warn_if_silent(run: RunRef, store: Store) -> None:

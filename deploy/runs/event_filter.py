@@ -35,10 +35,6 @@ class EventFilter:
         narrowed = [self.narrow(event) for event in events if self._passes(event)]
         return [event for event in narrowed if event is not None]
 
-    def newest(self, events: list[Line]) -> list[Line]:
-        """The newest of selected events."""
-        return events if self.last is None else events[max(0, len(events) - self.last) :]
-
     def narrow(self, event: Line | None) -> Line | None:
         """An event with the wanted task alone; None if it says nothing about that task."""
         if self.task is None or event is None:

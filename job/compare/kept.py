@@ -15,7 +15,7 @@ from job.events import Epoch, RunFinished, Step
 from job.events.log import Sink
 from job.events.parse import event_of
 from job.record.claim import Finished, claim, finished_code, has_checkpoint
-from job.record.history import read_history
+from job.record.history import counting_backwards
 from job.run.attempt import RunAttempt, to_stderr
 from job.run.start_from import with_start
 from job.spec import JobSpec
@@ -75,17 +75,20 @@ def train_to_end(
 
 def outcome(name: str, seed: int, store: Store, key: str) -> Outcome:
     """What the record of a run says of it."""
-    history = map(event_of, read_history(store, key))
+    history = map(event_of, counting_backwards(store, key))  # the last one first
     found = Outcome(name, seed, error="it was interrupted; the same command goes on", key=key)
-    step_ms = []
+    step_ms: list[float] = []
+    ends = False
     for event in history:
         if isinstance(event, Epoch):
             found.epochs.append(event)
         elif isinstance(event, Step):
             step_ms.append(event.step_ms)
-        elif isinstance(event, RunFinished):
+        elif isinstance(event, RunFinished) and not ends:
+            ends = True
             ended = event.reason in ("succeeded", "gates_failed")
             found.error = None if ended else f"{event.reason}: {event.error}"
             found.gates = event.gates
+    found.epochs.reverse()
     found.step_ms = statistics.median(step_ms) if step_ms else found.step_ms
     return found

@@ -18,7 +18,7 @@ from job.package.served import Served
 from job.predict import Predictor
 from job.predict.predicted import names
 from job.predict.predictor import BATCH
-from job.record.history import read_history
+from job.record.history import read_events
 from job.train.at_end import measured_tasks
 from job.train.evaluate import evaluate, evenly_spaced
 from job.train.yardsticks import Yardsticks
@@ -73,7 +73,7 @@ def _measured(predictor: Predictor, data: Dataset) -> dict[str, FinalTestTask]:
 
 def _alarms(predictor: Predictor) -> list[str]:
     origin = predictor.origin
-    events = read_history(origin.store, origin.run)
+    events = read_events(origin.store, origin.run)  # no resume takes an alarm back
     return [event["message"] for event in events if event["event"] == "alarm"]
 
 

@@ -59,6 +59,18 @@ def read_backwards(store: Store, run: str) -> Iterator[Line]:
         yield from map(parsed, lines)
 
 
+def counting_backwards(store: Store, run: str) -> Iterator[Line]:
+    """The events of `read_history`, the last one first; raises as that.
+
+    One reading tells which count, and memory is that of `read_backwards`.
+    """
+    superseded = SupersededEvents()
+    for event in read_backwards(store, run):
+        superseded.add(event)
+        if superseded.counts(event):
+            yield event
+
+
 def lines_backwards(store: Store, run: str) -> Iterator[list[bytes]]:
     """The lines of the same events, the last one first, one segment's at a time.
 
@@ -66,19 +78,6 @@ def lines_backwards(store: Store, run: str) -> Iterator[list[bytes]]:
     """
     for segment in reversed(valid_segments(store, run, _existing_fences(store, run))):
         yield _raw(store, segment)[::-1]
-
-
-def read_last(store: Store, run: str, count: int) -> list[Line]:
-    """At least the last `count` events, superseded ones among them, without reading all.
-
-    Raises as `read_history`.
-    """
-    last: list[Line] = []
-    for segment in reversed(valid_segments(store, run, _existing_fences(store, run))):
-        last[:0] = _lines(store, segment)
-        if len(last) >= count:
-            break
-    return last
 
 
 def read_first(store: Store, run: str) -> Line | None:
@@ -157,11 +156,16 @@ def last_seq(store: Store, run: str, fences: Mapping[int, int]) -> int:
     return max([*stored, Fences(fences).highest], default=0)
 
 
-def counting_segments(store: Store, run: str, fences: Mapping[int, int]) -> list[Segment]:
-    """The segments that no fence and no later epoch rules out, in order; there may be gaps."""
+def counting_segments(
+    store: Store, run: str, fences: Mapping[int, int], after: str = ""
+) -> list[Segment]:
+    """The segments that no fence and no later epoch rules out, in order; there may be gaps.
+
+    after: only those whose keys come after this one.
+    """
     named = [
         Segment.named(entry.key)
-        for entry in store.list(f"{run}/events/")
+        for entry in store.list(f"{run}/events/", after)
         if entry.key.rpartition("/")[0] == f"{run}/events"  # a copied folder is not ours
     ]
     fence = Fences(fences)
@@ -178,6 +182,10 @@ def _is_within(segment: Segment, last: int | None) -> bool:
     return last is None or segment.last <= last
 
 
+LAST_IN_ORDER = 999_999
+"""The last lease epoch whose segments all have keys in order: later ones have more digits."""
+
+
 class Tail:
     """The events of a run as they come into the store, each once."""
 
@@ -185,6 +193,9 @@ class Tail:
         self.store, self.run = store, run
         self.seq = 0
         """Number of the last event that was given out."""
+        self._after = ""
+        """Key after which new segments come; "" if they may be anywhere. A long run has many
+        segments, which are listed once."""
 
     def new(self, final: bool = False) -> Iterator[Line]:
         """The events that have come since the last call; none before the run has begun.
@@ -192,18 +203,28 @@ class Tail:
         An event that is missing is waited for; with `final`, later events are given out anyway.
         Raises StoreError; raises Damaged once for a damaged segment, which later calls skip.
         """
-        for segment in counting_segments(self.store, self.run, _fences(self.store, self.run)):
+        fences = _fences(self.store, self.run)
+        for segment in counting_segments(self.store, self.run, fences, self._after):
             if segment.last <= self.seq:
+                self._pass(segment)
                 continue
             if segment.first > self.seq + 1 and not final:
+                self._after = ""  # what is missing may come under any key
                 break
             try:
                 lines = _lines(self.store, segment)
             except Damaged:
-                self.seq = segment.last
+                self._pass(segment)
                 raise
-            after, self.seq = self.seq, segment.last
+            after = self.seq
+            self._pass(segment)
             yield from (line for line in lines if line["seq"] > after)
+
+    def _pass(self, segment: Segment) -> None:
+        """Look only after this segment from now on."""
+        self.seq = max(self.seq, segment.last)
+        # Keys are in the order of the segments, as long as their epochs have the same digits.
+        self._after = segment.key if segment.epoch < LAST_IN_ORDER else ""
 
 
 def read_document(store: Store, run: str, name: str) -> Line | None:

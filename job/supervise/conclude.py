@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 
@@ -11,7 +11,7 @@ from job.events.gates import Verdict
 from job.events.log import EventLog, Line, Sink
 from job.record.claim import Finished, claim, finished_code, write_result
 from job.record.document import Damaged, Document
-from job.record.history import read_history
+from job.record.history import counting_backwards
 from job.record.lease import Lease
 from job.record.run_index import RunIndexStore
 from job.record.segments import EventUploader
@@ -51,8 +51,7 @@ def conclude(
         claimed = persist(lambda: claim(store, spec, run, take_over=False, must_exist=False))
     except Finished:
         return persist(lambda: finished_code(store, run, spec)) or 0
-    history = persist(lambda: read_history(store, run))
-    event = _end(spec, history, reason, code, error)
+    event = persist(lambda: _end(spec, counting_backwards(store, run), reason, code, error))
     lines: list[str] = []
     records = EventUploader(store, run, claimed.lease.epoch, spec.checkpoint.offline_minutes * 60)
     sinks: list[Sink] = [records, lambda _, line: lines.append(line)]
@@ -108,27 +107,33 @@ def record_failure(
     lease.release()
 
 
-def _end(spec: JobSpec, history: list[Line], reason: Reason, code: int, error: str) -> RunFinished:
-    epochs = [e for e in history if e["event"] == "epoch"]
-    last = max((e["epoch"] for e in epochs), default=0)  # a run that extends another begins later
+def _end(
+    spec: JobSpec, history: Iterable[Line], reason: Reason, code: int, error: str
+) -> RunFinished:
+    """The end of a run whose events are given, the last one first."""
+    step = epoch = 0  # a run that extends another begins with later ones
+    seconds = 0.0
+    gates: dict[str, GateResult] = {}
+    for event in history:
+        if event["event"] == "step":
+            step = max(step, event["step"])
+        elif event["event"] == "epoch":
+            epoch, seconds = max(epoch, event["epoch"]), seconds + event["seconds"]
+        elif event["event"] == "gate":
+            gates.setdefault(event["gate"], _gate(event))
+    unreached = Verdict(spec.gates, spec.train.epochs).final(epoch)
     return RunFinished(
         reason=reason,
         exit_code=code,
-        gates=_gates(spec, history, last),
-        steps=max((e["step"] for e in history if e["event"] == "step"), default=0),
-        epochs=last,
-        seconds=sum(e["seconds"] for e in epochs),
+        gates=[gates.get(gate.gate, gate) for gate in unreached],
+        steps=step,
+        epochs=epoch,
+        seconds=seconds,
         error=error,
     )
 
 
-def _gates(spec: JobSpec, history: list[Line], epoch: int) -> list[GateResult]:
-    """The verdicts in the history; the other gates were not reached."""
+def _gate(event: Line) -> GateResult:
+    """The verdict of an event; it lacks a measurement that was not finite."""
     names = GateResult.model_fields.keys()
-    known = {
-        e["gate"]: GateResult(**{"measured": None} | {k: v for k, v in e.items() if k in names})
-        for e in history
-        if e["event"] == "gate"
-    }
-    unreached = Verdict(spec.gates, spec.train.epochs).final(epoch)
-    return [known.get(gate.gate, gate) for gate in unreached]
+    return GateResult(**{"measured": None} | {k: v for k, v in event.items() if k in names})

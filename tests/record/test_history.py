@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from job.record.document import Damaged
-from job.record.history import Tail, last_seq, read_events, read_history, read_last
+from job.record.history import (
+    Tail,
+    counting_backwards,
+    last_seq,
+    read_events,
+    read_history,
+)
 from job.record.run_index import RunIndex, RunIndexStore
 from job.record.segments import digest_of
 from job.store import Missing, Store, Stored, Unavailable
+from job.store.base import Entry
 from job.store.directory import DirectoryStore
 from tests.support.fake_history import whole
 
@@ -256,4 +265,69 @@ def test_the_last_events_are_read_alone(tmp_path: Path) -> None:
     put_index(store, 1, {})
     keys = [put_segment(store, 1, [{"event": "step", "seq": n}]) for n in (1, 2, 3)]
     store.failing[keys[0]] = 99
-    assert [e["seq"] for e in read_last(store, RUN, 2)] == [2, 3]
+    assert [e["seq"] for e in islice(counting_backwards(store, RUN), 2)] == [3, 2]
+
+
+class Counting(DirectoryStore):
+    """A store that counts the keys that it lists, and the objects that it reads."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.listed = self.read_objects = 0
+
+    def list(self, prefix: str = "", after: str = "") -> Iterator[Entry]:
+        for entry in super().list(prefix, after):
+            self.listed += 1
+            yield entry
+
+    def get(self, key: str) -> Stored:
+        self.read_objects += 1
+        return super().get(key)
+
+
+def test_following_lists_a_segment_once(tmp_path: Path) -> None:
+    """One who follows a long run does not list all of it at each look."""
+    store = Counting(tmp_path)
+    put_index(store, 1, {})
+    tail, given_out, many = Tail(store, RUN), list[int](), 40
+    for n in range(1, many + 1):
+        put_segment(store, 1, [{"event": "step", "seq": n}])
+        for _ in range(3):
+            given_out.extend(e["seq"] for e in tail.new())
+    assert given_out == [*range(1, many + 1)]
+    assert store.listed == many
+
+
+def test_following_goes_on_where_what_was_missing_comes_late(tmp_path: Path) -> None:
+    """After a gap all keys count again, whichever epoch has written what was missing."""
+    store = DirectoryStore(tmp_path)
+    put_index(store, 2, {})
+    tail = Tail(store, RUN)
+    put_segment(store, 2, [{"event": "step", "seq": 1}])
+    assert [e["seq"] for e in tail.new()] == [1]
+    put_segment(store, 2, [{"event": "step", "seq": 3}])
+    assert list(tail.new()) == []
+    put_segment(store, 1, [{"event": "step", "seq": 2}])
+    assert list(tail.new()) == []  # of an epoch that was over
+    put_segment(store, 2, [{"event": "step", "seq": 2}])
+    assert [e["seq"] for e in tail.new()] == [2, 3]
+
+
+def test_following_past_the_epoch_whose_keys_are_longer(tmp_path: Path) -> None:
+    """The segments of an epoch of seven digits have keys before those of six, and are given out."""
+    store = DirectoryStore(tmp_path)
+    put_index(store, 10**6, {})
+    tail = Tail(store, RUN)
+    for n, epoch in enumerate((999_999, 10**6, 10**6), 1):
+        put_segment(store, epoch, [{"event": "step", "seq": n}])
+        assert [e["seq"] for e in tail.new()] == [n]
+
+
+def test_counting_backwards(tmp_path: Path) -> None:
+    """The events of the history, the last one first, with one segment read at a time."""
+    store = Counting(tmp_path)
+    trained(store)
+    assert list(counting_backwards(store, RUN)) == read_history(store, RUN)[::-1]
+    store.read_objects = 0
+    next(counting_backwards(store, RUN))
+    assert store.read_objects == 2  # the run index and a segment

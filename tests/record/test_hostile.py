@@ -14,11 +14,11 @@ from job.record.claim import claim, finished_code
 from job.record.document import Contents, Damaged, seal
 from job.record.history import (
     Tail,
+    counting_backwards,
     last_seq,
     read_events,
     read_first,
     read_history,
-    read_last,
     stream_history,
 )
 from job.record.lease import LeaseRecord
@@ -124,7 +124,7 @@ READERS: dict[str, Callable[[Store], object]] = {
     "history": lambda store: read_history(store, RUN),
     "events": lambda store: list(read_events(store, RUN)),
     "stream": lambda store: list(stream_history(store, RUN)),
-    "last": lambda store: read_last(store, RUN, 1),
+    "last": lambda store: next(counting_backwards(store, RUN), None),
     "first": lambda store: read_first(store, RUN),
     "tail": lambda store: list(Tail(store, RUN).new()),
 }
