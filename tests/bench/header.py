@@ -1,0 +1,100 @@
+"""Results as lines of JSON, under a header that says what made them, where and when.
+
+A header is a line with a `bench`; the first line of a file is one. Where a file is gone
+on with on another machine or with other versions, a further one stands before those results.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Header:
+    """What made the results below it."""
+
+    bench: str
+    """Name of the module in tests/bench/."""
+    command: str
+    machine: str
+    """CPU, cores of this process, and GPU if torch finds one."""
+    versions: dict[str, str]
+    """Python's, torch's and the peers'."""
+    date: str
+    """UTC day, as 2026-01-31."""
+
+
+def begin(path: Path, bench: str, packages: Iterable[str] = ()) -> None:
+    """Write a header at the end of a results file, unless its last one says the same but the date.
+
+    packages: the peers' distributions that are installed here, whose versions matter.
+    """
+    header = Header(bench, _command(), _machine(), _versions(packages), _today())
+    last = headers(path)[-1:]
+    same = ("machine", "versions")
+    if last and all(getattr(last[0], name) == getattr(header, name) for name in same):
+        return
+    append(path, asdict(header))
+
+
+def append(path: Path, row: Row) -> None:
+    """Add a line to a results file, whose folder need not exist."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def rows(path: Path) -> list[Row]:
+    """The results of a file, without headers; none where there is no file."""
+    return [line for line in _lines(path) if "bench" not in line]
+
+
+def headers(path: Path) -> list[Header]:
+    """The headers of a file; none where there is no file."""
+    return [Header(**line) for line in _lines(path) if "bench" in line]
+
+
+def _lines(path: Path) -> list[Row]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _command() -> str:
+    """How this process was started."""
+    return shlex.join(["python", *sys.orig_argv[1:]])
+
+
+def _machine() -> str:
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    for line in info.read_text().splitlines() if info.exists() else []:
+        if line.startswith("model name"):
+            name = line.partition(":")[2].strip()
+            break
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{name}, {cores} cores{gpu}"
+
+
+def _versions(packages: Iterable[str]) -> dict[str, str]:
+    python = {"python": platform.python_version(), "torch": torch.__version__}
+    return python | {name: version(name) for name in packages}
+
+
+def _today() -> str:
+    return datetime.now(UTC).date().isoformat()
