@@ -73,7 +73,9 @@ def test_returns_in_any_order_and_within_each_other(
     ranges: list[tuple[int, int]], asked_between: bool
 ) -> None:
     """Each event has just the returns whose range it is in, whenever they were added."""
-    returns = [RETURN | {"from_seq": first, "to_seq": first + more} for first, more in ranges]
+    returns: list[dict[str, Any]] = [
+        RETURN | {"from_seq": first, "to_seq": first + more} for first, more in ranges
+    ]
     superseded = SupersededEvents()
     for each in returns:
         superseded.add(each)

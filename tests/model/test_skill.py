@@ -45,7 +45,9 @@ def test_t_is_students(confidence: float) -> None:
 class Operations(TorchDispatchMode):
     """Counts torch's operations in a block."""
 
-    count = 0
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's
+        self.count = 0
 
     def __torch_dispatch__(
         self, what: Any, types: Any, arguments: Any = (), named: Any = None

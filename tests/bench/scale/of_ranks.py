@@ -34,7 +34,8 @@ def efficiency(folder: Path, rounds: int) -> list[tuple[int, Costs]]:
 
 
 def _slower(two: Pair, folder: Path, batch: int) -> float:
-    return min(two.both(rate, folder, batch))
+    rates: list[float] = two.both(rate, folder, batch)
+    return min(rates)
 
 
 def rate(ranks: Ranks, folder: Path, batch: int) -> float:

@@ -147,9 +147,9 @@ class Writer:
         tensors, values = self.training.state()
         values["position"] |= {"step": step, "epoch": step // EPOCH}
         self.next_seq = journal.next_seq
-        at = {"step": step, "epoch": step // EPOCH, "next_seq": journal.next_seq, "score": None}
-        about = {"spec_hash": self.spec.content_hash(), "version": "0"}
-        writer.take(tensors, values, CheckpointInfo(**at, **about))
+        content = self.spec.content_hash()
+        info = CheckpointInfo(step, step // EPOCH, content, "0", self.next_seq, score=None)
+        writer.take(tensors, values, info)
         if not writer.settle(600):
             raise RuntimeError("a checkpoint was not stored") from writer.failure
         self.publishing.append(time.process_time() - begun)
@@ -215,14 +215,17 @@ def poll(steps: int, folder: Path, rounds: int) -> Costs:
 
 def concluding(steps: int, folder: Path, _: int) -> Costs:
     """The end of a run whose process was killed: of a copy, which has then ended."""
-    store, _ = written(steps, folder)
+    store = written(steps, folder)[0]
     copied = folder / "concluded"
     shutil.rmtree(copied, ignore_errors=True)
     shutil.copytree(store.url, copied, copy_function=os.link)  # no object is written in place
     there, spec = DirectoryStore(copied), Writer(folder, store).spec
-    until = time.monotonic() + 600
-    error = {"code": 101, "error": "killed", "until": until, "print_line": lambda _: None}
-    return cost(lambda: conclude(there, spec, ID, "failed", **error), 1)
+
+    def act() -> None:
+        until = time.monotonic() + 600
+        conclude(there, spec, ID, "failed", 101, "", until=until, print_line=lambda _: None)
+
+    return cost(act, 1)
 
 
 def resuming(steps: int, folder: Path, rounds: int) -> Costs:

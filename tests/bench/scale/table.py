@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from tests.bench import header
@@ -34,8 +33,8 @@ def markdown(results: Path) -> str:
 
 def _row(quantity: Quantity, unit: str, costs: dict[int, float]) -> str:
     sizes, values = list(costs), list(costs.values())
-    cells = [quantity.axis, quantity.name, UNITS[unit], _list(map(_short, sizes))]
-    cells.append(_list(_value(unit, value) for value in values))
+    cells = [quantity.axis, quantity.name, UNITS[unit], ", ".join(map(_short, sizes))]
+    cells.append(", ".join(_value(unit, value) for value in values))
     small = unit == "memory" and max(values) < LEAST_MEMORY
     found = None if small else growth(sizes, values)
     if found is None:
@@ -57,10 +56,6 @@ def _ranks(found: dict[tuple[str, str, int], dict[str, float]]) -> list[str]:
     ]
     head = "| batch | samples/s, one process | two processes | ratio | efficiency |"
     return ["", head, "|---|---|---|---|---|", *rows] if rows else []
-
-
-def _list(cells: Sequence[str] | object) -> str:
-    return ", ".join(cells)  # type: ignore[arg-type]  # of strings
 
 
 def _short(size: int) -> str:
