@@ -86,9 +86,10 @@ def _machine() -> str:
         if line.startswith("model name"):
             name = line.partition(":")[2].strip()
             break
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = "1 core" if count == 1 else f"{count} cores"
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{name}, {cores} cores{gpu}"
+    return f"{name}, {cores}{gpu}"
 
 
 def _versions(packages: Iterable[str]) -> dict[str, str]:
