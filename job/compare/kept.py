@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-import statistics
+from array import array
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+
+import numpy as np
 
 from job.compare.outcome import Outcome
 from job.data.dataset import load
@@ -77,7 +79,7 @@ def outcome(name: str, seed: int, store: Store, key: str) -> Outcome:
     """What the record of a run says of it."""
     history = map(event_of, counting_backwards(store, key))  # the last one first
     found = Outcome(name, seed, error="it was interrupted; the same command goes on", key=key)
-    step_ms: list[float] = []
+    step_ms = array("d")  # a run may have millions of steps
     ends = False
     for event in history:
         if isinstance(event, Epoch):
@@ -90,5 +92,5 @@ def outcome(name: str, seed: int, store: Store, key: str) -> Outcome:
             found.error = None if ended else f"{event.reason}: {event.error}"
             found.gates = event.gates
     found.epochs.reverse()
-    found.step_ms = statistics.median(step_ms) if step_ms else found.step_ms
+    found.step_ms = float(np.median(step_ms)) if step_ms else found.step_ms
     return found

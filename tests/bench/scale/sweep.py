@@ -34,6 +34,8 @@ OTHERS = {
     (K, "an epoch's event"): SQUARE,  # the cosines of all pairs
     # A directory gives all its names in any case; a bucket lists none that is known.
     (LENGTH, "a look for new events, when following"): LINEAR | {"count": 0.0},
+    # It keeps every epoch's values, and a number for each step.
+    (LENGTH, "comparing: outcome"): LINEAR,
 }
 """Quantities whose work differs from that of the others beside them."""
 
