@@ -14,14 +14,17 @@ smoke: .venv/run ## train a small job on real prices, on the CPU, and print its 
 	$(BIN)/python -m job run docker/smoke.json --pretty
 
 test: lint ## lint, types and every test that is not slow
-	$(BIN)/pytest -n 3 --dist worksteal -m "not slow and not container"
+	$(BIN)/pytest -n 3 --dist worksteal -m "not slow and not container and not gpu"
 
 test-all: test ## the slow tests too
-	$(BIN)/pytest -n 3 --dist worksteal -m "slow and not container"
+	$(BIN)/pytest -n 3 --dist worksteal -m "slow and not container and not gpu"
 
 test-container: install ## build the images and run them in a Docker engine
 	@docker info >/dev/null 2>&1 || { echo "make test-container needs a Docker engine" >&2; exit 1; }
 	$(BIN)/pytest -m container
+
+test-gpu: install ## what only a GPU shows: its tests, then its measurements, in at most ten minutes
+	$(BIN)/python -m tests.gpu
 
 lint: install ## style, types, and which part may import which
 	$(BIN)/ruff check
@@ -92,4 +95,4 @@ lock: ## resolve the dependencies anew; to raise one: make lock UPGRADE='-P nump
 	$(COMPILE) pyproject.toml --extra torchjd --extra export -c requirements-dev.lock -o requirements.lock
 	printf "torch\nnumpy\n" | $(COMPILE) - -c requirements-dev.lock -o torch.lock
 
-.PHONY: help install smoke test test-all test-container image bench pictures schema lock clean
+.PHONY: help install smoke test test-all test-container test-gpu image bench pictures schema lock clean

@@ -20,6 +20,7 @@ TARGETS = [
     "test",
     "test-all",
     "test-container",
+    "test-gpu",
     "lint",
     "install",
     "image",
