@@ -1,7 +1,7 @@
 """What the ledger costs, in time and memory, in every kind of network, beside its peers.
 
     python -m tests.bench.networks [--minutes 12] [--rounds 30] [--networks lstm mlp …]
-        [--tasks 2 4 8 32] [--batches 32 256] [--results build/price.jsonl] [--compiled]
+        [--tasks 2 4 8 32] [--batches 32 256] [--results FILE] [--compiled]
 
 Each cell (a network, a number of tasks, a batch) goes into the results as soon as it is measured,
 and is not measured again: start the command as often as it needs to end. tests.bench.price says how
@@ -35,11 +35,13 @@ from job.train.build.compiled import compiled
 from job.train.gradients.forks import rebuilt
 from job.train.gradients.ownership import ownership
 from job.train.step import Stepper
+from tests.bench.header import RESULTS, begin
 from tests.bench.ledger import FOUR, apart
 from tests.bench.price import (
     AGAIN,
     FIXED,
     PLAIN,
+    SEPARATE,
     Key,
     Side,
     append_cell,
@@ -50,7 +52,7 @@ from tests.bench.price import (
     tables,
 )
 
-SEPARATE, REP, MTL = "K separate backwards", "gradients at z, as LibMTL", "torchjd mtl_backward"
+REP, MTL = "gradients at z, as LibMTL", "torchjd mtl_backward"
 COMPILED = "evengrad, fixed, compiled"
 UPGRAD, BETWEEN = "evengrad, UPGrad", "evengrad, fixed, between two measurements"
 PEERS = 8
@@ -351,7 +353,7 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--tasks", type=int, nargs="+", default=[2, 4, 8, 32])
     parser.add_argument("--batches", type=int, nargs="+", default=[32, 256])
-    parser.add_argument("--results", type=Path, default=Path("build/price.jsonl"))
+    parser.add_argument("--results", type=Path, default=RESULTS / "networks.jsonl")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--compiled", action="store_true", help="beside a compiled step alone")
@@ -367,6 +369,8 @@ def main() -> None:
     ]
     done = read_cells(options.results)
     left = [key for key in wanted if key not in done]
+    if left:
+        begin(options.results, "networks", ["torchjd"])
     for i, key in enumerate(left):
         if (seconds := until - time.perf_counter()) <= 0:
             break

@@ -10,7 +10,6 @@ and the batch.
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +21,10 @@ from rich.table import Table
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from tests.bench.header import append, rows
+
 PLAIN, AGAIN, FIXED = "plain weighted sum", "plain weighted sum, again", "evengrad, fixed"
+SEPARATE = "K separate backwards"
 LEAST = 3
 """Rounds of a cell and of a slow side, whatever the time."""
 SLOW = 3
@@ -131,17 +133,13 @@ def _peak(side: Side, cuda: bool) -> float:
 
 def read_cells(path: Path) -> dict[Key, Cell]:
     """The cells of a file, which may not exist; of two of one key the later."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    each = (json.loads(line) for line in lines)
-    cells = (Cell(Key(*cell.pop("key")), **cell) for cell in each)
+    cells = (Cell(Key(*row.pop("key")), **row) for row in rows(path))
     return {cell.key: cell for cell in cells}
 
 
 def append_cell(path: Path, cell: Cell) -> None:
     """Add a cell to a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        file.write(json.dumps(cell._asdict() | {"key": list(cell.key)}) + "\n")
+    append(path, cell._asdict() | {"key": list(cell.key)})
 
 
 # --- tables -----------------------------------------------------------------------------------
@@ -173,6 +171,33 @@ def tables(cells: Sequence[Cell]) -> Iterator[Table]:
                 made.add_row(network, name, *(_figure(by_count.get(k), name) for k in counts))
             made.add_section()
         yield made
+
+
+def markdown(results: Path) -> str:
+    """Time and memory of FIXED over the plain sum's: a table for each size of a batch."""
+    every = read_cells(results).values()
+    cells = [cell for cell in every if (cell.key.device, cell.key.threads) == ("cpu", 1)]
+    text = [
+        "A step with the gradient ledger (`balance.kind` fixed) over a step with a plain weighted "
+        "sum: time · peak memory, of CPU time of one thread. In brackets: one backward for each "
+        "task over the plain sum, in time."
+    ]
+    for batch in sorted({cell.key.batch for cell in cells}):
+        mine = {(c.key.network, c.key.tasks): c for c in cells if c.key.batch == batch}
+        counts = sorted({tasks for _, tasks in mine})
+        heads = " | ".join(f"{count} tasks" for count in counts)
+        text += ["", f"| network, batch {batch} | {heads} |", f"|---{'|---' * len(counts)}|"]
+        for network in dict.fromkeys(name for name, _ in mine):
+            each = " | ".join(_priced(mine.get((network, count))) for count in counts)
+            text.append(f"| {network} | {each} |")
+    return "\n".join(text)
+
+
+def _priced(cell: Cell | None) -> str:
+    if cell is None:
+        return "–"
+    separate = f" [{cell.time[SEPARATE]:.2f}]" if SEPARATE in cell.time else ""
+    return f"{cell.time[FIXED]:.3f} · {cell.memory[FIXED]:.2f}{separate}"
 
 
 def _figure(cell: Cell | None, name: str) -> str:

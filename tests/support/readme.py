@@ -1,4 +1,4 @@
-"""The parts of the documentation that come from the code; `make schema` writes them.
+"""The parts of the documentation that come from code and results; `make schema` writes them.
 
 A generated part stands between two comments in its page. Everything else is written by hand.
 """
@@ -14,6 +14,7 @@ from deploy import exits
 from job.events.json_schema import ENVELOPE, schema
 from job.exit_codes import MEANINGS
 from job.spec.tasks import MEASURABLE, METRICS, default_metrics, metrics_of
+from tests.support.benchmarks import sections
 from tests.support.fields import fields, table
 
 ROOT = Path(__file__).parents[2]
@@ -130,6 +131,7 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
         "exit codes of job": job_exit_table,
         "exit codes of deploy": deploy_exit_table,
     },
+    "benchmarks.md": {"results": sections},
 }
 """Page of docs/ → name of each generated part → the function that writes it."""
 
