@@ -159,10 +159,12 @@ def attempt(side: str, folder: Path, orders: Orders, peers: Path | None) -> Atte
             stderr=stderr,
             start_new_session=True,
         )
-        _, status, used = os.wait4(process.pid, 0)
+        try:
+            _, status, used = os.wait4(process.pid, 0)
+        finally:  # processes of its own end with it, as in a container
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
         process.returncode = code = os.waitstatus_to_exitcode(status)
-    with suppress(ProcessLookupError):  # processes of its own end with it, as in a container
-        os.killpg(process.pid, signal.SIGKILL)
     steps = [Step(*json.loads(line)) for line in log.read_text().splitlines()]
     last = errors.read_text().strip().splitlines()[-1:]
     return Attempt(code, used.ru_utime + used.ru_stime, steps, last[0] if code > 0 and last else "")

@@ -10,6 +10,7 @@ from tests.bench.header import rows
 from tests.bench.survival.campaign import Outcome
 from tests.bench.survival.problem import BATCH, EPOCHS, STEPS
 from tests.bench.survival.training import SIDES
+from tests.bench.survival.witness import PACE
 
 
 def read_outcomes(results: Path) -> list[Outcome]:
@@ -23,12 +24,13 @@ def markdown(results: Path) -> str:
     every = sorted({o.kill for o in found if o.kill != "writing"})
     seeds = len({o.seed for o in found})
     lines = [
-        f"A training of {STEPS} steps in {EPOCHS} epochs, batches of {BATCH}, killed after random "
-        f"numbers of steps (means {_joined(every)}; {seeds} seed{'s' * (seeds > 1)}) and started "
-        "again at once. *Useful*: steps that the training needs over steps that it took. *Lost*: "
-        "CPU seconds that a kill costs, the new start among them (median). *Weights*: at the end, "
-        "against the same side undisturbed. *Samples*: what the epochs behind these weights saw "
-        "twice, and did not see. *While writing*: after one kill in the midst of a checkpoint.",
+        f"A training of {STEPS} steps in {EPOCHS} epochs, batches of {BATCH}, each step at least "
+        f"{PACE} s long, killed after random numbers of steps (means {_joined(every)}; "
+        f"{seeds} seed{'s' * (seeds > 1)}) and started again at once. *Useful*: steps that the "
+        "training needs over steps that it took. *Lost*: CPU seconds that a kill costs, the new "
+        "start among them (median). *Weights*: at the end, against the same side undisturbed. "
+        "*Samples*: what the epochs behind these weights saw twice, and did not see. *While "
+        "writing*: after one kill in the midst of a checkpoint.",
         "",
         f"| side | useful, % (a kill every {_joined(every)}) | lost, s | weights | "
         "samples twice · not | while writing |",
