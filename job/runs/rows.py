@@ -103,7 +103,7 @@ def read_row(store: Store, run: str, objects: Mapping[str, int], now: datetime) 
         return Row(**about, **_at_the_end(index.about, now), **_ended(index.finished))
     status = Status.read_or_none(store, run) if "status.json" in objects else None
     spec, fault = _spec(store, run) if "spec.json" in objects else ({}, "")
-    about |= _from_spec(spec) | {"age_seconds": _age(status and status.written_at, now)}
+    about |= _from_spec(spec) | {"age_seconds": _age(status.written_at if status else None, now)}
     if not begun:
         return Row(**about, state=status.phase if status else "not begun", detail=fault)
     if index is None:

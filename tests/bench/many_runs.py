@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -112,7 +113,7 @@ def listing(runs: int) -> None:
     for _ in range(ROUNDS):
         for name, store in stores.items():
             began = time.process_time()
-            print(f"list of {runs} runs, {name}: {measured(lambda s=store: read_rows(s))}")
+            print(f"list of {runs} runs, {name}: {measured(partial(read_rows, store))}")
             work[name].append(time.process_time() - began)
     now, older = (statistics.median(work[name]) for name in ("now", "older"))
     print(f"work now / older: {now / older:.2f}")
@@ -142,7 +143,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as made, seaweed(Path(made, "weed")) as server:
         os.environ.update(server.environment())
         for study, full in (("bounded", float(journal.FULL)), ("single", float("inf"))):
-            line = measured(lambda f=full, s=study: searching(Path(made), options.trials, f, s))
+            line = measured(partial(searching, Path(made), options.trials, full, study))
             print(f"journal of {options.trials} trials, {study}: {line}", flush=True)
         listing(options.runs)
 

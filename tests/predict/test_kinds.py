@@ -89,7 +89,8 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run with tasks of all kinds."""
     folder, draw = tmp_path_factory.mktemp("kinds"), np.random.default_rng(0)
     made = targets(draw)
-    np.savez(folder / "kinds.npz", features=draw.normal(2, 3, size=(N, P, F)), **made)
+    arrays: dict[str, Any] = {"features": draw.normal(2, 3, size=(N, P, F)), **made}
+    np.savez(folder / "kinds.npz", **arrays)
     (folder / "kinds.json").write_text(json.dumps(spec(list(made))))
     finish(folder / "kinds.json")
     return folder
