@@ -1,4 +1,4 @@
-"""What was measured so far: JSON lines in a folder, one for each step of a case."""
+"""What was measured so far: JSON lines in a folder, one for each step of a bench."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ FILE = "results.jsonl"
 class Results:
     """The lines of a folder by step; a line that a killed bench cut off is left out."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, file: str = FILE) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self._lock = folder.resolve(), threading.Lock()
+        self._file = self.folder / file
         self._lines: dict[str, dict[str, Any]] = {}
         for text in self._text().splitlines():
             try:
@@ -38,10 +39,9 @@ class Results:
         """Append the line of a step; from any thread."""
         with self._lock:
             start = "\n" if self._text()[-1:] not in ("", "\n") else ""
-            with (self.folder / FILE).open("a", encoding="utf-8") as file:
+            with self._file.open("a", encoding="utf-8") as file:
                 file.write(start + json.dumps({"step": step, **line}, allow_nan=False) + "\n")
             self._lines[step] = {"step": step, **line}
 
     def _text(self) -> str:
-        path = self.folder / FILE
-        return path.read_text("utf-8") if path.exists() else ""
+        return self._file.read_text("utf-8") if self._file.exists() else ""

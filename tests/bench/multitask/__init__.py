@@ -1,0 +1,1 @@
+"""Balancing methods on five data sets, beside a network for each task and beside peers."""
