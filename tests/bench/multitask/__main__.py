@@ -5,9 +5,10 @@
     python -m tests.bench.multitask --table
 
 Each run is a line of `build/multitask.jsonl` as soon as it has ended, and is not run again: start
-the command as often as it needs to end. Searches come first, then seed after seed. `--smoke` runs
-each method once for an epoch, on two seeds, into a file of its own. The tables are of what is
-measured; `tests/bench/results/multitask.jsonl` holds the lines behind docs/benchmarks.md.
+the command as often as it needs to end. What a peer starves and the searches come first, then seed
+after seed. `--smoke` runs everything for an epoch of few steps, on two seeds, into a file of its
+own. The tables are of what is measured; a copy of the lines in tests/bench/results/ is behind
+docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -16,80 +17,17 @@ import argparse
 import multiprocessing
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from tests.bench.faults.results import Results
-from tests.bench.multitask import methods, starved
 from tests.bench.multitask.data import make_data
-from tests.bench.multitask.keys import alone_key, run_key, search_key, starved_key
-from tests.bench.multitask.problems import PROBLEMS, Json, parsed
+from tests.bench.multitask.keys import search_key
+from tests.bench.multitask.measure import Job, jobs, measure
+from tests.bench.multitask.methods import TUNED
+from tests.bench.multitask.problems import PROBLEMS
 from tests.bench.multitask.tables import markdown
-
-SEEDS = 5
-SMOKE_SEEDS, SMOKE_TRIALS = 2, 2
-
-
-class Job(NamedTuple):
-    """A line that is to be measured."""
-
-    key: str
-    kind: str
-    """search, train, a peer's name, or starved."""
-    problem: str
-    method: str
-    seed: int
-    task: str | None = None
-    smoke: bool = False
-
-
-def jobs(names: list[str], smoke: bool) -> Iterator[Job]:
-    """All lines of the table, in the order in which they are measured."""
-    from tests.bench.multitask.peers import peers
-
-    seeds = range(SMOKE_SEEDS if smoke else SEEDS)
-    for name in names:
-        yield Job(search_key(name), "search", name, methods.TUNED, 0, smoke=smoke)
-    for seed in seeds:
-        for name in names:
-            problem = PROBLEMS[name]
-            for task in problem.tasks:
-                key = alone_key(name, task, seed)
-                yield Job(key, "train", name, methods.SUM, seed, task, smoke)
-            for method in methods.methods_of(problem):
-                yield Job(run_key(name, method, seed), "train", name, method, seed, None, smoke)
-            for peer in peers():
-                yield Job(run_key(name, peer, seed), "peer", name, peer, seed, None, smoke)
-        for weighting in starved.WEIGHTINGS:
-            key = starved_key(weighting, seed)
-            yield Job(key, "starved", "", weighting, seed, None, smoke)
-
-
-def measure(job: Job, folder: Path, found: Json | None) -> dict[str, Any]:
-    """The line of a job; found: the sections that the search has found, of a tuned sum."""
-    from tests.bench.multitask.peers import train_by
-    from tests.bench.multitask.search import TRIALS, search
-    from tests.bench.multitask.train import train
-
-    epochs = 1 if job.smoke else None
-    if job.kind == "starved":
-        return starved.train_starved(job.method, job.seed, epochs)
-    problem = PROBLEMS[job.problem]
-    if job.kind == "search":
-        return search(job.problem, problem, folder, SMOKE_TRIALS if job.smoke else TRIALS, epochs)
-    if job.kind == "peer":
-        spec = problem.spec_of(job.seed)
-    elif job.task is not None:
-        spec = problem.spec_of(job.seed, [job.task])
-    else:
-        spec = methods.spec_of(problem, job.method, job.seed, found)
-    if epochs is not None:
-        spec["train"]["epochs"] = epochs
-    if job.kind == "peer":
-        return train_by(job.method, parsed(spec), folder)
-    return train(parsed(spec), folder)
 
 
 def measure_all(
@@ -118,7 +56,7 @@ def measure_all(
 
 def _ready(job: Job, results: Results) -> bool:
     """Whether all is measured that the job needs."""
-    tuned = job.kind == "train" and job.method == methods.TUNED
+    tuned = job.kind == "train" and job.method == TUNED
     return not tuned or search_key(job.problem) in results
 
 

@@ -2,11 +2,13 @@
 
 TorchJD: the loop of its documentation, `mtl_backward` and an aggregator, under the spec's optimizer
 and schedule. LibMTL: its Trainer, with Adam and the cosine schedule, the nearest that it has. Its
-newest package on PyPI (1.1.5 of 2021) needs a CUDA device and a torchvision of that time; so the
-bench takes the source of its repository, if it is on the path:
+newest package on PyPI (1.1.5 of 2021) imports what torchvision no longer has; so the bench takes
+the source of its repository (commit 4336804 of May 2025), if it is on the path:
 
     git clone https://github.com/median-research-group/LibMTL build/LibMTL
     PYTHONPATH=build/LibMTL python -m tests.bench.multitask
+
+Both versions train on `cuda:0` alone; here the device is set to the CPU before the model is built.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import sys
 import time
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -44,8 +48,9 @@ def peers() -> list[str]:
 def train_by(peer: str, spec: JobSpec, folder: Path) -> Line:
     """Train the spec's network by a peer; the line as a run's."""
     torch.set_num_threads(1)
-    began, clock = time.process_time(), Clock()
+    began = time.process_time()
     trainer = Trainer(spec, load(spec, folder))
+    clock = Clock(trainer.batches_per_epoch)
     if peer == TORCHJD:
         _by_torchjd(trainer, clock)
     else:
@@ -55,7 +60,6 @@ def train_by(peer: str, spec: JobSpec, folder: Path) -> Line:
         "metrics": dict(_measured(trainer)),
         "ms": clock.ms,
         "seconds": round(time.process_time() - began, 2),
-        "alarms": [],
     }
 
 
@@ -66,8 +70,7 @@ def _measured(trainer: Trainer) -> Iterator[tuple[str, float | None]]:
         trainer.model, trainer.losses, split, trainer.device, len(split), metrics=True
     ).metrics
     for task, values in zip(trainer.spec.tasks, found, strict=True):
-        value = values[task.built_in_metrics[0]]
-        yield task.name, None if value is None else rounded(value)
+        yield task.name, rounded(values[task.built_in_metrics[0]])
 
 
 def _epochs(trainer: Trainer) -> Iterator[Iterator[Any]]:
@@ -131,6 +134,8 @@ class _Decoder(nn.Module):
 
 
 def _by_libmtl(trainer: Trainer, weighting: str, clock: Clock) -> None:
+    # LibMTL's trainer imports it for one data set of molecules, which is not here.
+    sys.modules.setdefault("torch_geometric", types.ModuleType("torch_geometric"))
     import LibMTL
     from LibMTL.loss import AbsLoss
     from LibMTL.metrics import AbsMetric
@@ -148,6 +153,11 @@ def _by_libmtl(trainer: Trainer, weighting: str, clock: Clock) -> None:
 
         def score_fun(self) -> list[float]:
             return [1.0]
+
+    class OnCpu(LibMTL.Trainer):  # type: ignore[misc]
+        def _prepare_model(self, *args: Any) -> None:
+            self.device = torch.device("cpu")
+            super()._prepare_model(*args)
 
     class Loader:
         """Batches as LibMTL wants them: the input, and the targets by name."""
@@ -174,26 +184,20 @@ def _by_libmtl(trainer: Trainer, weighting: str, clock: Clock) -> None:
         for name, loss in zip(trainer.names, trainer.losses, strict=True)
     }
     with contextlib.redirect_stdout(io.StringIO()):
-        made = LibMTL.Trainer(
+        made = OnCpu(
             task_dict=tasks,
-            weighting=getattr(LibMTL.weighting, weighting),
-            architecture=LibMTL.architecture.HPS,
+            weighting=weighting,
+            architecture="HPS",
             encoder_class=lambda: _Trunk(trainer),
             decoders=nn.ModuleDict({name: _Decoder(trainer, name) for name in trainer.names}),
             rep_grad=False,
             multi_input=False,
             optim_param={"optim": "adam", "lr": spec.optimizer.lr},
             scheduler_param={"scheduler": "cos", "T_max": epochs},
-            weight_args={},
+            weight_args={"UPGrad_norm_eps": 1e-4, "UPGrad_reg_eps": 1e-4},  # its defaults
             arch_args={},
         )
-        step = made.optimizer.step
-
-        def timed(*args: Any) -> None:
-            step(*args)
-            clock()
-
-        made.optimizer.step = timed
+        made.optimizer.register_step_post_hook(lambda *_: None if clock() else None)
         length = trainer.batches_per_epoch
         made.train(Loader(_epochs(trainer), length), [_some(trainer)], epochs)
 

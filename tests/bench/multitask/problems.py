@@ -157,7 +157,7 @@ PROBLEMS = {
                 "kind": "ohlc_windows",
                 "path": "nasdaq.csv.gz",
                 "date_format": "%m/%d/%Y",
-                "windows": 1600,
+                "windows": 2400,
             },
             {
                 "kind": "lstm",
@@ -195,7 +195,7 @@ PROBLEMS = {
                     **STANDARD,
                 },
             ],
-            epochs=6,
+            epochs=8,
             batch=32,
         ),
         {"path": "before.csv.gz"},

@@ -39,11 +39,13 @@ def _range(ends: tuple[float, float]) -> Json:
     return {"low": ends[0], "high": ends[1], "log": True}
 
 
-def search(name: str, problem: Problem, folder: Path, trials: int, epochs: int | None) -> Json:
-    """The search's line: the sections that it found. One that was interrupted goes on."""
+def search(name: str, problem: Problem, folder: Path, trials: int, shorter: Json) -> Json:
+    """The search's line: the sections that it found. One that was interrupted goes on.
+
+    shorter: what its training has in place of the spec's.
+    """
     spec, space = spec_and_space(problem)
-    if epochs is not None:
-        spec["train"]["epochs"] = epochs
+    spec["train"] |= shorter
     of = folder / f"search-{name}-{trials}"
     of.mkdir(exist_ok=True)
     data = spec["data"]["path"]
@@ -66,6 +68,5 @@ def search(name: str, problem: Problem, folder: Path, trials: int, epochs: int |
     return {
         "found": {key: found[key] for key in ("optimizer", "balance")},
         "trials": trials,
-        "printed": ended.stdout.splitlines()[:2],
         "seconds": round(time.monotonic() - began, 1),
     }

@@ -27,6 +27,7 @@ from job.data.dataset import load
 from job.events import Alarm, Epoch
 from job.spec import JobSpec
 from job.train.trainer import Trainer
+from tests.bench.multitask.methods import NASH
 from tests.bench.multitask.problems import Json, parsed
 
 FOLDER = Path(__file__).parents[3] / "docker"
@@ -70,7 +71,7 @@ SPEC: Json = {
 }
 WEIGHTINGS: dict[str, Json] = {
     LUDWIG: {"balance": {"kind": "fixed"}},
-    "Nash-MTL": {"balance": {"kind": "torchjd", "method": "NashMTL"}},
+    "Nash-MTL": {"balance": NASH},
     "gradient_norm": {"balance": {"kind": "gradient_norm"}},
     "plain sum": {"balance": {"kind": "fixed"}},
 }
@@ -105,12 +106,14 @@ def spec_of(weighting: str, seed: int) -> Json:
     return SPEC | WEIGHTINGS[weighting] | {"seed": seed}
 
 
-def train_starved(weighting: str, seed: int, epochs: int | None = None) -> dict[str, Any]:
-    """The run's line: by task skill, share of the gradient and weight at the end; and alarms."""
+def train_starved(weighting: str, seed: int, shorter: Json) -> dict[str, Any]:
+    """The run's line: by task skill, share of the gradient and weight at the end; and alarms.
+
+    shorter: what its training has in place of the spec's.
+    """
     torch.set_num_threads(1)
-    spec = parsed(spec_of(weighting, seed))
-    if epochs is not None:
-        spec = spec.model_copy(update={"train": spec.train.model_copy(update={"epochs": epochs})})
+    raw = spec_of(weighting, seed)
+    spec = parsed(raw | {"train": raw["train"] | shorter})
     seen: list[BaseModel] = []
     trainer = _trainer(weighting, spec)
     trainer.run(seen.append, save=lambda: None, stopping=lambda: False)

@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.bench.faults.results import Results
 from tests.bench.multitask.keys import alone_key, run_key, search_key, starved_key
-from tests.bench.multitask.methods import METHODS, SUM, TUNED, has_numbers
+from tests.bench.multitask.methods import METHODS, RAW, SUM, TUNED, has_numbers
 from tests.bench.multitask.peers import LIBMTL, TORCHJD
 from tests.bench.multitask.problems import PROBLEMS, Problem
 from tests.bench.multitask.scores import Interval, delta_m, difference, interval
@@ -51,7 +51,7 @@ class Measured:
         return found
 
     def step_ms(self, row: str) -> float | None:
-        """Median over the seeds of the CPU milliseconds of a step."""
+        """CPU milliseconds of a step, the median over the seeds."""
         found = [line["ms"] for line in self.lines[row].values() if line.get("ms")]
         return statistics.median(found) if found else None
 
@@ -66,6 +66,8 @@ def markdown(results: Results) -> str:
     """All tables and conclusions."""
     measured = {name: Measured(name, results) for name in PROBLEMS}
     parts = [
+        *_setting(),
+        "",
         *_summary(measured),
         "",
         *_in_words(measured),
@@ -75,6 +77,39 @@ def markdown(results: Results) -> str:
         *_starved(results),
     ]
     return "\n".join(parts) + "\n"
+
+
+def _setting() -> Iterator[str]:
+    """What was trained, and how."""
+    yield (
+        "Every method trains the same network for the same steps under the same schedule "
+        "(`one_cycle` up to 0.003, AdamW, decay 0.01), which was chosen for none of them. Metrics "
+        "are of a test split that neither training nor search reads; of the prices of the last "
+        "fifth of the days, of which the search sees none. All seeds have the same split: "
+        "intervals are of initialisation, order and dropout, not of other samples."
+    )
+    yield ""
+    yield (
+        f"`{RAW}` has number targets in their units; all other rows have them standardized, so "
+        "that a balancer is not compared with a missing preparation of the data. Nash-MTL solves "
+        "at every tenth step. UPGrad, CAGrad, IMTL-G, FAMO, DWA and Nash-MTL are torchjd's, fed "
+        "with the exact Gram matrix at z. TorchJD's own loop and LibMTL's trainer start from the "
+        "same network and take the same batches; LibMTL has Adam and a cosine by epoch (its "
+        "package on PyPI, 1.1.5, imports what torchvision no longer has: this is the code of its "
+        "repository, with its device set to the CPU)."
+    )
+    yield ""
+    yield _row("data", "network", "batch, length")
+    yield _row("---", "---", "---")
+    for problem in PROBLEMS.values():
+        model, train = problem.spec["model"], problem.spec["train"]
+        kind = f"`{model['kind']}` {_sizes(model)}"
+        yield _row(problem.title, kind, f"{train['batch_size']}, {train['epochs']} epochs")
+
+
+def _sizes(model: Mapping[str, Any]) -> str:
+    hidden = model.get("hidden", model.get("width"))
+    return " × ".join(map(str, hidden)) if isinstance(hidden, list) else str(hidden)
 
 
 def _summary(measured: Mapping[str, Measured]) -> Iterator[str]:

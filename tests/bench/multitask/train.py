@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from pydantic import BaseModel
 
 from job.data.dataset import load
-from job.events import Alarm, Epoch, FinalTest
+from job.events import Epoch, FinalTest
 from job.spec import JobSpec
 from job.train.ledger import NotFinite
 from job.train.trainer import Trainer
@@ -20,9 +21,11 @@ Line = dict[str, Any]
 
 
 class Clock:
-    """CPU time of each step: what passes between two calls, evaluation and epochs' ends too."""
+    """CPU time of the steps, from its being called after each."""
 
-    def __init__(self) -> None:
+    def __init__(self, per_epoch: int) -> None:
+        self.per_epoch = per_epoch
+        """Steps of an epoch."""
         self.times: list[float] = []
 
     def __call__(self) -> bool:
@@ -32,49 +35,46 @@ class Clock:
 
     @property
     def ms(self) -> float | None:
-        """Milliseconds of the median step, which no epoch ends."""
-        taken = sorted(b - a for a, b in zip(self.times, self.times[1:], strict=False))
-        return round(1e3 * taken[len(taken) // 2], 3) if taken else None
+        """Mean milliseconds of a step, the first of each epoch left out: evaluation precedes it."""
+        steps = range(1, len(self.times))
+        taken = [self.times[i] - self.times[i - 1] for i in steps if i % self.per_epoch]
+        return round(1e3 * statistics.fmean(taken), 3) if taken else None
 
 
 def train(spec: JobSpec, folder: Path) -> Line:
-    """The run's line: by task metric and loss where nothing was trained or chosen, and alarms."""
+    """The run's line: by task, its metric where nothing was trained or chosen."""
     torch.set_num_threads(1)
-    began, clock, seen = time.process_time(), Clock(), list[BaseModel]()
+    began, seen = time.process_time(), list[Epoch | FinalTest]()
 
     def emit(event: BaseModel) -> None:
-        if isinstance(event, Epoch | FinalTest | Alarm):
+        if isinstance(event, Epoch | FinalTest):
             seen.append(event)
 
-    trainer = Trainer(spec, load(spec, folder))
-    error = None
+    trainer, error = Trainer(spec, load(spec, folder)), None
+    clock = Clock(trainer.batches_per_epoch)
     try:
         trainer.run(emit, save=lambda: None, stopping=clock)
     except NotFinite as fault:
         error = str(fault)
-    return line_of(
-        *(spec, seen, clock, error),
-        seconds=time.process_time() - began,
-    )
+    seconds = round(time.process_time() - began, 2)
+    line: Line = {"metrics": {}, "ms": clock.ms, "seconds": seconds}
+    return line | ({"metrics": _metrics(spec, seen)} if error is None else {"error": error})
 
 
-def line_of(
-    spec: JobSpec, seen: list[BaseModel], clock: Clock, error: str | None, seconds: float
-) -> Line:
-    """What a run has shown, as its line in the results."""
-    alarms = [f"{e.kind} {e.task or ''}".strip() for e in seen if isinstance(e, Alarm)]
-    line: Line = {"metrics": {}, "ms": clock.ms, "seconds": round(seconds, 2), "alarms": alarms}
-    if error is not None:
-        return line | {"error": error}
-    epoch = next(e for e in reversed(seen) if isinstance(e, Epoch))
-    test = next((e for e in seen if isinstance(e, FinalTest)), None)
-    for task in spec.tasks:
-        found = test.tasks[task.name].metrics if test else epoch.tasks[task.name].val_metrics
-        value = found[task.built_in_metrics[0]]
-        line["metrics"][task.name] = None if value is None else rounded(value)
-    return line
+def _metrics(spec: JobSpec, seen: list[Epoch | FinalTest]) -> dict[str, float | None]:
+    """By task, its first metric: of the test split, or of validation at the end without one."""
+    last = [event for event in seen if isinstance(event, Epoch)][-1]
+    test = next((event for event in seen if isinstance(event, FinalTest)), None)
+    return {
+        task.name: rounded(
+            (test.tasks[task.name].metrics if test else last.tasks[task.name].val_metrics)[
+                task.built_in_metrics[0]
+            ]
+        )
+        for task in spec.tasks
+    }
 
 
-def rounded(value: float) -> float:
-    """Six digits, as the results are kept."""
-    return float(f"{value:.6g}") if math.isfinite(value) else value
+def rounded(value: float | None) -> float | None:
+    """Six digits, as the results are kept; None for what is no number."""
+    return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")
