@@ -171,9 +171,13 @@ def _by_libmtl(trainer: Trainer, weighting: str, clock: Clock) -> None:
         def __iter__(self) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
             for batch in next(self.epochs):
                 (x,) = batch.inputs.values()
-                yield x, dict(zip(trainer.names, batch.targets, strict=True))
+                yield x, dict(zip(names, batch.targets, strict=True))
+
+    def stepped(*_: Any) -> None:
+        clock()
 
     spec, epochs = trainer.spec, trainer.spec.train.epochs
+    names = _names(trainer)
     tasks = {
         name: {
             "metrics": ["none"],
@@ -181,7 +185,10 @@ def _by_libmtl(trainer: Trainer, weighting: str, clock: Clock) -> None:
             "loss_fn": Loss(loss),
             "weight": [1],
         }
-        for name, loss in zip(trainer.names, trainer.losses, strict=True)
+        for name, loss in zip(names, trainer.losses, strict=True)
+    }
+    decoders = {
+        name: _Decoder(trainer, task) for name, task in zip(names, trainer.names, strict=True)
     }
     with contextlib.redirect_stdout(io.StringIO()):
         made = OnCpu(
@@ -189,7 +196,7 @@ def _by_libmtl(trainer: Trainer, weighting: str, clock: Clock) -> None:
             weighting=weighting,
             architecture="HPS",
             encoder_class=lambda: _Trunk(trainer),
-            decoders=nn.ModuleDict({name: _Decoder(trainer, name) for name in trainer.names}),
+            decoders=nn.ModuleDict(decoders),
             rep_grad=False,
             multi_input=False,
             optim_param={"optim": "adam", "lr": spec.optimizer.lr},
@@ -197,7 +204,7 @@ def _by_libmtl(trainer: Trainer, weighting: str, clock: Clock) -> None:
             weight_args={"UPGrad_norm_eps": 1e-4, "UPGrad_reg_eps": 1e-4},  # its defaults
             arch_args={},
         )
-        made.optimizer.register_step_post_hook(lambda *_: None if clock() else None)
+        made.optimizer.register_step_post_hook(stepped)
         length = trainer.batches_per_epoch
         made.train(Loader(_epochs(trainer), length), [_some(trainer)], epochs)
 
@@ -210,4 +217,9 @@ def _some(trainer: Trainer) -> tuple[Tensor, dict[str, Tensor]]:
     ) as each:
         batch = next(each)
     (x,) = batch.inputs.values()
-    return x, dict(zip(trainer.names, batch.targets, strict=True))
+    return x, dict(zip(_names(trainer), batch.targets, strict=True))
+
+
+def _names(trainer: Trainer) -> list[str]:
+    """The tasks' names with a prefix, as LibMTL keeps their modules under them."""
+    return [f"task_{name}" for name in trainer.names]

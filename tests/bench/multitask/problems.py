@@ -2,7 +2,8 @@
 
 Every method trains the same network for the same steps under the same rate, which was chosen for
 none of them: `one_cycle` up to 0.003, AdamW. What is reported is of the test split, which neither
-training nor search reads; of the prices it is the last fifth, of which the search sees no day.
+training nor search reads; of the prices it is the last fifth of the windows, of which the search
+sees no day.
 """
 
 from __future__ import annotations

@@ -84,9 +84,9 @@ def _setting() -> Iterator[str]:
     yield (
         "Every method trains the same network for the same steps under the same schedule "
         "(`one_cycle` up to 0.003, AdamW, decay 0.01), which was chosen for none of them. Metrics "
-        "are of a test split that neither training nor search reads; of the prices of the last "
-        "fifth of the days, of which the search sees none. All seeds have the same split: "
-        "intervals are of initialisation, order and dropout, not of other samples."
+        "are of a test split that neither training nor search reads; those of the prices are of "
+        "the last fifth of the windows, of which the search sees no day. All seeds have the same "
+        "split: intervals are of initialisation, order and dropout, not of other samples."
     )
     yield ""
     yield (
