@@ -101,7 +101,7 @@ def _by_torchjd(trainer: Trainer, clock: Clock) -> None:
                 loss(output, target)[0]
                 for loss, output, target in zip(trainer.losses, outputs, batch.targets, strict=True)
             ]
-            mtl_backward(losses, features=parts(z))
+            mtl_backward(losses, features=parts(z), parallel_chunk_size=1)  # no rule for an LSTM
             jac_to_grad(shared, aggregator)
             optimizer.step()
             clock()

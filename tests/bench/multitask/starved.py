@@ -29,6 +29,7 @@ from job.spec import JobSpec
 from job.train.trainer import Trainer
 from tests.bench.multitask.methods import NASH
 from tests.bench.multitask.problems import Json, parsed
+from tests.bench.multitask.train import rounded
 
 FOLDER = Path(__file__).parents[3] / "docker"
 LUDWIG = "Ludwig's nash_mtl"
@@ -121,9 +122,9 @@ def train_starved(weighting: str, seed: int, shorter: Json) -> dict[str, Any]:
     last = ended[-1].tasks
     steps = [e.step for e in ended]
     return {
-        "skills": {name: task.val_skill for name, task in last.items()},
-        "shares": {name: task.grad_share for name, task in last.items()},
-        "weights": {name: task.weight for name, task in last.items()},
+        "skills": {name: rounded(task.val_skill) for name, task in last.items()},
+        "shares": {name: rounded(task.grad_share) for name, task in last.items()},
+        "weights": {name: rounded(task.weight) for name, task in last.items()},
         "alarms": [
             {"kind": e.kind, "task": e.task, "epoch": sum(s < e.step for s in steps) + 1}
             for e in seen

@@ -16,6 +16,8 @@ from tests.bench.multitask.scores import Interval, delta_m, difference, interval
 from tests.bench.multitask.starved import LUDWIG, SPEC, WEIGHTINGS
 
 MOST_SEEDS = 100
+OF_SHARES = ("task_starving", "task_stalled")
+"""Alarms with a task's share of the gradient; the first if it is under a tenth of an even one."""
 ROWS = (*METHODS, TORCHJD, *LIBMTL)
 BY_SEED = Mapping[int, float]
 WITHOUT_NUMBERS = "Of tasks without numbers the plain sum is the standardized one."
@@ -220,7 +222,7 @@ def _starved(results: Results) -> Iterator[str]:
     )
     yield ""
     heads = [f"{task}: skill, share" for task in tasks]
-    yield _row("weighting", *heads, "alarms that name a task, and from which epoch")
+    yield _row("weighting", *heads, "alarms with a task's share, and from which epoch")
     yield _row(*["---"] * (2 + len(tasks)))
     for weighting, found in lines.items():
         if not found:
@@ -239,7 +241,7 @@ def _alarms(lines: Sequence[Mapping[str, Any]]) -> str:
     epochs: dict[str, list[int]] = {}
     for line in lines:
         for alarm in line["alarms"]:
-            if alarm["task"]:
+            if alarm["kind"] in OF_SHARES:
                 epochs.setdefault(f"`{alarm['kind']}` {alarm['task']}", []).append(alarm["epoch"])
     texts = [
         f"{what}: {len(at)} of {len(lines)} seeds, epoch {statistics.median_low(at)}"
