@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import sys
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
+from job.background import die_with_parent
 from tests.bench.faults.results import Results
 from tests.bench.multitask.data import make_data
 from tests.bench.multitask.keys import search_key
@@ -37,7 +39,7 @@ def measure_all(
     left = [job for job in wanted if job.key not in results]
     total, running = len(left), dict[Future[dict[str, Any]], Job]()
     spawn = multiprocessing.get_context("spawn")  # a forked child that has used torch may hang
-    with ProcessPoolExecutor(workers, spawn) as pool:
+    with ProcessPoolExecutor(workers, spawn, die_with_parent, (os.getpid(),)) as pool:
         while left or running:
             for job in [job for job in left if _ready(job, results)]:
                 if len(running) == workers or time.monotonic() > until:

@@ -14,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 
+from job.background import die_with_parent
 from tests.bench.multitask.methods import BALANCERS
 from tests.bench.multitask.problems import Json, Problem
 from tests.support.command import JOB, environment
@@ -52,7 +53,7 @@ def search(name: str, problem: Problem, folder: Path, trials: int, shorter: Json
     spec["data"]["path"] = os.path.relpath(folder / data, of)
     (of / "spec.json").write_text(json.dumps(spec))
     (of / "space.json").write_text(json.dumps(space))
-    began = time.monotonic()
+    began, me = time.monotonic(), os.getpid()
     command = [*JOB, "search", "spec.json", "--space", "space.json", "--trials", str(trials)]
     ended = subprocess.run(
         [*command, "--objective", "mean", "--best", "best.json"],
@@ -60,6 +61,7 @@ def search(name: str, problem: Problem, folder: Path, trials: int, shorter: Json
         env=environment(),
         capture_output=True,
         text=True,
+        preexec_fn=lambda: die_with_parent(me),
     )
     best = of / "best.json"
     if ended.returncode != 0 or not best.exists():
