@@ -20,7 +20,7 @@ class Section(NamedTuple):
 
 
 SECTIONS = (
-    Section("Multi-task methods", "multitask", "multitask"),
+    Section("Multi-task methods", "multitask", "multitask.tables"),
     Section("Speed", "speed", "speed"),
     Section("The price of the ledger in every network", "networks", "price"),
     Section("Scale", "scale", "scale.table"),

@@ -74,7 +74,7 @@ def test_differences_are_paired_by_seed() -> None:
 
 def test_the_tables_are_of_what_is_measured(tmp_path: Path) -> None:
     """Δm, step time and words follow from the lines; what is not measured is not in the tables."""
-    results = Results(tmp_path)
+    results = Results(tmp_path, "multitask.jsonl")
     for seed, noise in enumerate((0.0, 0.001, 0.002)):
         for task in ("income", "never_married"):
             results.add(alone_key("adult", task, seed), _line({task: 0.8 + noise}, 1.0))
@@ -83,7 +83,7 @@ def test_the_tables_are_of_what_is_measured(tmp_path: Path) -> None:
         better = {task: 1.1 * value for task, value in both.items()}
         results.add(run_key("adult", "UPGrad", seed), _line(better, 3.0))
     results.add(starved_key(LUDWIG, 0), _starved("task_starving"))
-    text = markdown(results)
+    text = markdown(tmp_path / "multitask.jsonl")
     assert "| UPGrad | – | – | +10.0 ± 0.0 (1.50) | – | – |" in text
     assert f"| **{SUM}** | – | – | +0.0 ± 0.0 (1.00) | – | – |" in text
     assert "adult (3 seeds): better: UPGrad by +10.0 ± 0.0; nothing is worse." in text

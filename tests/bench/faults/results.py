@@ -23,7 +23,8 @@ class Results:
                 line = json.loads(text)
             except json.JSONDecodeError:
                 continue
-            self._lines[line["step"]] = line
+            if "step" in line:  # else it is a header
+                self._lines[line["step"]] = line
 
     def __contains__(self, step: str) -> bool:
         return step in self._lines

@@ -4,7 +4,7 @@
     python -m tests.bench.multitask [-j 2] [--minutes 30] [--problems rf1 …] [--smoke]
     python -m tests.bench.multitask --table
 
-Each run is a line of `build/multitask.jsonl` as soon as it has ended, and is not run again: start
+Each run is a line of `tests/bench/results/multitask.jsonl` as soon as it has ended, and is not run again: start
 the command as often as it needs to end. What a peer starves and the searches come first, then seed
 after seed. `--smoke` runs everything for an epoch of few steps, on two seeds, into a file of its
 own. The tables are of what is measured; a copy of the lines in tests/bench/results/ is behind
@@ -24,6 +24,7 @@ from typing import Any
 
 from job.background import die_with_parent
 from tests.bench.faults.results import Results
+from tests.bench.header import RESULTS, begin
 from tests.bench.multitask.data import make_data
 from tests.bench.multitask.keys import search_key
 from tests.bench.multitask.measure import Job, jobs, measure
@@ -75,13 +76,15 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true")
     parser.add_argument("--table", action="store_true", help="of what is measured, and no more")
     asked = parser.parse_args()
-    results = Results(asked.folder, f"multitask{'-smoke' if asked.smoke else ''}.jsonl")
+    file = asked.folder / "multitask-smoke.jsonl" if asked.smoke else RESULTS / "multitask.jsonl"
     if not asked.table:
+        begin(file, "multitask", ["torchjd", "optuna"])
+        results = Results(file.parent, file.name)
         data = asked.folder.resolve() / "multitask"
         make_data(data, asked.wheels)
         until = time.monotonic() + 60 * asked.minutes
         measure_all(list(jobs(asked.problems, asked.smoke)), results, data, asked.j, until)
-    print(markdown(results))
+    print(markdown(file))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from tests.bench.faults.results import Results
@@ -64,8 +65,9 @@ class Measured:
         return {row: difference(self.deltas(row), base, of=len(others)) for row in others}
 
 
-def markdown(results: Results) -> str:
-    """All tables and conclusions."""
+def markdown(file: Path) -> str:
+    """All tables and conclusions of a results file."""
+    results = Results(file.parent, file.name)
     measured = {name: Measured(name, results) for name in PROBLEMS}
     parts = [
         *_setting(),
