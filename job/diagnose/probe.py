@@ -320,8 +320,11 @@ class _Prober:
     def _evaluate(self) -> None:
         training = self.training
         both = (
-            evaluate(self.model, training.losses, split, training.device, SAMPLES)
-            for split in (training.data.train, training.data.validation)
+            evaluate(self.model, training.losses, split, training.device, chosen)
+            for split, chosen in (
+                (training.data.train, training.yardsticks.chosen),
+                (training.data.validation, None),
+            )
         )
         self.found.evaluations.append(Evaluation(training.at.step, *both))
 

@@ -50,7 +50,7 @@ def measure(
     """Measure a split; at: steps and epochs of the checkpoint. losses: fitted, on the CPU."""
     own = [loss_on(loss, split) for loss in losses]
     there = [loss_on(loss, split).to(device) for loss in losses]
-    found = evaluate(model, there, split, device, len(split), metrics=True, plots=plots)
+    found = evaluate(model, there, split, device, metrics=True, plots=plots)
     judged = [_judge(loss, split, found.by_sample[k]) for k, loss in enumerate(own)]
     names = [loss.task.name for loss in losses]
     tasks = {

@@ -102,6 +102,8 @@ class RunStarted(Record):
     """The run that it began with, or goes on with; None: it began anew."""
     samples: dict[str, int]
     """Samples by split."""
+    evaluated: int = 0
+    """Training samples that an epoch evaluates (`train.evaluate`); older records lack it."""
     features: list[int]
     """[T, F] of a sample; of several inputs, F is the sum of theirs."""
     inputs: dict[str, list[int]] = {}
@@ -187,6 +189,9 @@ class EpochTask(Record):
     """Validation split, transformed units."""
     train_loss_original: float
     """Training split, original units."""
+    train_loss_error: float | None = None
+    """Its standard error as the loss of the whole split, in the same units; null if all of its
+    samples are evaluated."""
     val_loss_original: float
     """Validation split, original units."""
     drop: float

@@ -94,7 +94,8 @@ class MetricExtractor:
 
     def unit(self, metric: Metric) -> str | None:
         """The unit of a number; None if it has none, or the record lacks it."""
-        if metric.metric.endswith("_original") or metric.metric.startswith("baseline_"):
+        name = metric.metric
+        if name.endswith(("_original", "_loss_error")) or name.startswith("baseline_"):
             return self.units.get(metric.task or "") or None
         measured = METRICS.get(metric.metric.partition("_")[2])
         if measured is not None and measured.has_unit:

@@ -64,10 +64,9 @@ def package(predictor: Predictor, out: Path) -> list[Exported]:
 def _measured(predictor: Predictor, data: Dataset) -> dict[str, FinalTestTask]:
     """By task, what the validation split shows, as the run measures it."""
     losses = own_losses(predictor)
-    yardsticks = Yardsticks(losses, data, predictor.spec.train.evaluate)
+    yardsticks = Yardsticks(losses, data)
     there = [loss.to(predictor.device) for loss in losses]
-    size = len(data.validation)
-    found = evaluate(predictor.model, there, data.validation, predictor.device, size, metrics=True)
+    found = evaluate(predictor.model, there, data.validation, predictor.device, metrics=True)
     return measured_tasks(yardsticks, found)
 
 

@@ -41,6 +41,7 @@ def started(training: Trainer, resumed: int | None) -> RunStarted:
             "validation": len(data.validation),
             **({"test": len(data.test)} if data.test else {}),
         },
+        evaluated=len(training.yardsticks.chosen),
         features=[data.train.positions, sum(shape[-1] for shape in shapes.values())],
         inputs={} if list(shapes) == [FEATURES] and len(shapes[FEATURES]) == 2 else shapes,
         feature_ranges=data.feature_ranges if isinstance(spec.data, Arrays) else {},

@@ -12,7 +12,7 @@ from job.train.yardsticks import Yardsticks
 
 def check_measurable(spec: JobSpec, data: Dataset, objective: Objective) -> None:
     """Raises InputError if the validation split cannot tell a skill that the objective needs."""
-    yardsticks = Yardsticks(task_losses(spec, data), data, spec.train.evaluate)
+    yardsticks = Yardsticks(task_losses(spec, data), data)
     for task, why in yardsticks.unmeasurable["validation"].items():
         if task in objective.needed:
             rule = f"the validation split cannot tell its skill: {why}"

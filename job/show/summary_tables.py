@@ -99,6 +99,20 @@ def metrics(started: Line, epoch: Line) -> str | None:
     return f"on the validation split: {_listed(shown)}" if shown else None
 
 
+def sampled(started: Line, epoch: Line) -> str | None:
+    """Of how many samples the training losses are, and their errors; None if of all of them."""
+    shown = [
+        f"{name} {number(task, 'train_loss_error', 2)}"
+        for name, task in epoch["tasks"].items()
+        if "train_loss_error" in task
+    ]
+    if not shown or not started:
+        return None
+    evaluated, count = started["evaluated"], started["samples"]["train"]
+    which = f"training losses are of {evaluated:,} of {count:,} samples"
+    return f"{which}; their standard errors: {_listed(shown)}"
+
+
 def on_test(started: Line, finished: Line) -> str | None:
     """Each task's skill and first metric on the test split, in a line; None without a test."""
     shown = []

@@ -23,13 +23,18 @@ Evaluate = Callable[[Split, Sequence[TaskLoss]], Losses]
 
 
 def last_events(
-    data: Dataset, losses: Sequence[TaskLoss], evaluate: Evaluate, at: TrainState
+    data: Dataset,
+    losses: Sequence[TaskLoss],
+    evaluate: Evaluate,
+    plots: Sequence[Plots],
+    at: TrainState,
 ) -> Iterator[Predictions | FinalTest]:
     """The events after the last epoch: the validation split's plots, then the test, and its plots.
 
+    plots: [K], of the validation split.
     The test's trivial predictions are those of the validation split, with the test in its place.
     """
-    yield from _predictions(losses, "validation", evaluate(data.validation, losses).plots, at)
+    yield from _predictions(losses, "validation", plots, at)
     if data.test is None:
         return
     yardsticks, measured = on_test(data, data.test, losses, evaluate)
@@ -42,7 +47,7 @@ def on_test(
 ) -> tuple[Yardsticks, Losses]:
     """What the test split shows: the yardsticks have it in place of validation."""
     own = [loss_on(loss, test) for loss in losses]
-    yardsticks = Yardsticks(own, replace(data, validation=test), len(data.train))
+    yardsticks = Yardsticks(own, replace(data, validation=test))
     device = losses[0].shift.device
     return yardsticks, evaluate(test, [loss.to(device) for loss in own])
 

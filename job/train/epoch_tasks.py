@@ -19,6 +19,7 @@ def epoch_tasks(
 ) -> dict[str, EpochTask]:
     """By task. splits: both splits' losses; first: those after epoch 1, [K] in original units."""
     means, cosines = ledger.means(), ledger.cosines()
+    errors = yardsticks.train_errors(splits["train"])
     train, validation = (
         _judged(yardsticks, split, splits[split], first[split]) for split in ("train", "validation")
     )
@@ -27,6 +28,7 @@ def epoch_tasks(
             train_loss=splits["train"].transformed[k],
             val_loss=splits["validation"].transformed[k],
             train_loss_original=splits["train"].original[k],
+            train_loss_error=errors[k],
             val_loss_original=splits["validation"].original[k],
             **train[k],
             **{f"val_{field}": value for field, value in validation[k].items()},

@@ -18,6 +18,7 @@ from job.model.losses import TaskLoss
 from job.model.metrics import Values
 from job.model.network import Network
 from job.model.plots import Plots
+from job.spec import JobSpec
 from job.train.predictions import Predictions
 
 BATCH = 512
@@ -62,18 +63,19 @@ def evaluate(
     losses: Sequence[TaskLoss],
     split: Split,
     device: torch.device,
-    most: int,
+    chosen: Tensor | None = None,
     tick: Callable[[], None] = lambda: None,
     ranks: Ranks = ALONE,
     metrics: bool = False,
     plots: bool = False,
 ) -> Losses:
-    """Losses over at most `most` evenly spaced samples of a split, in fp32 without dropout.
+    """Losses over the chosen samples of a split [n], or all of it, in fp32 without dropout.
 
     Each rank evaluates its part of the samples, and calls `tick` after each of its batches.
     metrics, plots: whether to measure metrics too, or those and what plots show.
     """
-    chosen = evenly_spaced(len(split), most)
+    if chosen is None:
+        chosen = torch.arange(len(split))
     uneven = [k for k, loss in enumerate(losses) if loss.uneven]
     each = torch.zeros(5 if uneven else 3, len(losses), len(chosen), dtype=torch.float64)
     each = each.to(device)
@@ -113,6 +115,21 @@ def evenly_spaced(count: int, most: int) -> Tensor:
     """Indices of at most `most` of `count` samples."""
     used = min(count, most)
     return torch.arange(used) * count // used
+
+
+def train_samples(spec: JobSpec, count: int) -> Tensor:
+    """Indices [n], ascending, of the `count` training samples that an epoch evaluates.
+
+    By default drawn, as samples that come in turns (a sensor each, a class each) may have the very
+    period at which evenly spaced ones lie. Seed and count decide, so every epoch has the same.
+    """
+    used = spec.train.evaluated(count)
+    if spec.train.evaluate is not None:
+        return evenly_spaced(count, used)
+    bounds = torch.arange(used + 1) * count // used
+    draw = torch.Generator().manual_seed(spec.seed)
+    within = torch.rand(used, generator=draw, dtype=torch.float64) * bounds.diff()
+    return bounds[:-1] + within.long()
 
 
 def batches(

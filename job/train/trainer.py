@@ -40,7 +40,7 @@ from job.train.at_end import last_events, on_test
 from job.train.build.compiled import check_compiler, compile_ahead
 from job.train.build.parts import build_parts
 from job.train.epoch_tasks import epoch_tasks
-from job.train.evaluate import Batch, Losses, batches, evaluate
+from job.train.evaluate import Batch, Losses, batches, evaluate, train_samples
 from job.train.gradients.elements import Part
 from job.train.gradients.ownership import unforeseen
 from job.train.ledger import Ledger, NotFinite
@@ -81,7 +81,7 @@ class Trainer:
         self.model, self.losses, self.known = made.model, made.losses, made.known
         self.stepper, self.optimizer = made.stepper, made.optimizer
         self.pretrained, self.origin = made.pretrained, data.origin
-        self.yardsticks = Yardsticks(self.losses, data, spec.train.evaluate)
+        self.yardsticks = Yardsticks(self.losses, data, train_samples(spec, len(data.train)))
         train = spec.train
         self.average = None if train.ema is None else Average(self.model, train.ema.decay)
         partial = [loss.partial for loss in self.losses]
@@ -256,9 +256,10 @@ class Trainer:
         trained = at.epoch_seconds
         at.epoch, at.batch = at.epoch + 1, 0
         self.stepper.balancer.end_epoch()
+        last = at.epoch == self.spec.train.epochs  # early stop may end it sooner
         splits = {
-            "train": self._evaluate(self.data.train, self.losses, self.spec.train.evaluate),
-            "validation": self._evaluate(self.data.validation, self.losses),
+            "train": self._evaluate(self.data.train, self.losses, self.yardsticks.chosen),
+            "validation": self._evaluate(self.data.validation, self.losses, plots=last),
         }
         at.remember(
             self.names,
@@ -294,20 +295,25 @@ class Trainer:
         for result in self.verdict.read(epoch, self.finished):
             emit(result)
         if self.finished:
-            self._emit_last(emit)
+            self._emit_last(emit, splits["validation"] if last else None)
 
     def _noise_scale(self) -> float | None:
         """The gradient's noise scale over the epoch's steps; None if no batch had parts."""
         variance, square = self.stepper.noise.tolist()
         return variance / square if square else None
 
-    def _emit_last(self, emit: Emit) -> None:
-        """Emit what is measured once, after the last epoch. No earlier line reads the test."""
+    def _emit_last(self, emit: Emit, validation: Losses | None) -> None:
+        """Emit what is measured once, after the last epoch. No earlier line reads the test.
+
+        validation: what that split shows, with plots; None if it was not measured with them.
+        """
 
         def measure(split: Split, losses: Sequence[TaskLoss]) -> Losses:
             return self._evaluate(split, losses, plots=True)
 
-        for event in last_events(self.data, self.losses, measure, self.at):
+        if validation is None:
+            validation = measure(self.data.validation, self.losses)
+        for event in last_events(self.data, self.losses, measure, validation.plots, self.at):
             if isinstance(event, FinalTest):
                 self.at.test = event.tasks
             emit(event)
@@ -324,17 +330,17 @@ class Trainer:
         self,
         split: Split,
         losses: Sequence[TaskLoss],
-        most: int | None = None,
+        chosen: Tensor | None = None,
         plots: bool = False,
     ) -> Losses:
-        """Losses and metrics of a split, or of `most` samples of it; of the average, if any."""
+        """Losses and metrics of a split, or of chosen samples [n] of it; of the average, if any."""
         with nullcontext() if self.average is None else self.average.in_place():
             return evaluate(
                 self.stepper.model,
                 losses,
                 split,
                 self.device,
-                len(split) if most is None else most,
+                chosen,
                 self._count_batch,
                 self.ranks,
                 metrics=True,

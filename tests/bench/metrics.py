@@ -40,9 +40,9 @@ def main() -> None:
             ends.append(time.process_time())
 
     def evaluated(asked: bool) -> Callable[[], Any]:
-        data, most = training.data, spec.train.evaluate
+        data = training.data
         return lambda: [
-            evaluate(model, losses, split, device, most, metrics=asked)
+            evaluate(model, losses, split, device, metrics=asked)
             for split in (data.train, data.validation)
         ]
 

@@ -569,3 +569,35 @@ def test_losses_by_sample_are_those_of_the_split(name: str, level: str) -> None:
     for split, count in (("train", 10), ("validation", 10)):
         assert fitted.by_sample[split].shape == (count,)
         assert fitted.by_sample[split].mean().item() == pytest.approx(fitted.strongest(split))
+
+
+def bisected(target: Tensor, delta: float, weights: Tensor) -> Tensor:
+    """Where the derivative of the mean Huber loss is 0, by bisection alone."""
+    low, high = target.double().amin(0), target.double().amax(0)
+    for _ in range(100):
+        middle = (low + high) / 2
+        right = ((target - middle).clamp(-delta, delta) * weights).sum(0) > 0
+        low, high = torch.where(right, middle, low), torch.where(right, high, middle)
+    return high
+
+
+@pytest.mark.parametrize("delta", [1e-3, 0.5, 2.0, 1e6])
+@pytest.mark.parametrize("weigh", [False, True])
+def test_the_best_constant_of_huber_is_the_lowest_minimiser(delta: float, weigh: bool) -> None:
+    """As bisection finds it, in a few rounds: of smooth targets, of counts, of two values whose
+    middle is flat, of one value, of a far outlier, and of huge ones."""
+    n = 60
+    columns = [
+        *(draw(n, seed=3), (10 * draw(n, seed=4)).round(), 10.0 * (torch.arange(n) % 2)),
+        *(torch.full((n,), 7.0), draw(n, seed=5) * 1e-3 + 1e6 * (torch.arange(n) == 9)),
+        draw(n, seed=6) * 1e30,
+    ]
+    target = torch.stack(columns, -1)
+    weights = draw(n, seed=7).abs().unsqueeze(-1).expand_as(target) if weigh else None
+    found = best_constant(
+        spec.Huber(kind="huber", delta=delta), target.shape[1], target, weights=weights
+    )
+    every = torch.ones_like(target) if weights is None else weights
+    size = target.double().amax(0) - target.double().amin(0)
+    gap = (found[0] - bisected(target.double(), delta, every.double())).abs()
+    assert (gap <= 1e-10 * size).all(), gap / size

@@ -49,11 +49,11 @@ def test_the_average_is_evaluated(tmp_path: Path) -> None:
         if name.startswith("ema."):
             training.model.get_parameter(name.removeprefix("ema.")).data.copy_(tensor)
     split = training.data.validation
-    found = evaluate(training.model, training.losses, split, training.device, len(split))
+    found = evaluate(training.model, training.losses, split, training.device)
     reported = [task.val_loss for task in run.epochs[-1].tasks.values()]
     assert found.transformed == reported
     training.model.load_state_dict(live, strict=False)
-    live_loss = evaluate(training.model, training.losses, split, training.device, len(split))
+    live_loss = evaluate(training.model, training.losses, split, training.device)
     assert live_loss.transformed != reported
 
 

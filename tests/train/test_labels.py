@@ -304,7 +304,7 @@ def test_an_evaluation_is_the_mean_over_the_labels(folder: Path) -> None:
         ("train", training.data.train, TRAIN),
         ("validation", training.data.validation, VALIDATION),
     ):
-        found = evaluate(model, losses, split, CPU, n)
+        found = evaluate(model, losses, split, CPU)
         with torch.no_grad():
             outputs = model(split.inputs)
         for k, (loss, out) in enumerate(zip(losses, outputs, strict=True)):

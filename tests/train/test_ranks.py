@@ -191,7 +191,8 @@ def evaluated(ranks: Ranks, folder: Path, most: int) -> tuple[Tensor, list[Skill
     spec, data = job(folder, {"train.evaluate": most})
     training = Trainer(spec, data, ranks)
     model, cpu = training.stepper.model, torch.device("cpu")
-    losses = evaluate(model, training.losses, data.train, cpu, most, ranks=ranks)
+    chosen = training.yardsticks.chosen
+    losses = evaluate(model, training.losses, data.train, cpu, chosen, ranks=ranks)
     return losses.by_sample, training.yardsticks.skills("train", losses)
 
 
@@ -200,7 +201,8 @@ def measured(ranks: Ranks, folder: Path, most: int) -> list[dict[str, float | No
     spec, data = job(folder, {"train.evaluate": most, "tasks": [*SMALL["tasks"], RISING]})
     training = Trainer(spec, data, ranks)
     model, cpu = training.stepper.model, torch.device("cpu")
-    losses = evaluate(model, training.losses, data.train, cpu, most, ranks=ranks, metrics=True)
+    chosen = training.yardsticks.chosen
+    losses = evaluate(model, training.losses, data.train, cpu, chosen, ranks=ranks, metrics=True)
     return list(losses.metrics)
 
 

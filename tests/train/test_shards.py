@@ -124,7 +124,7 @@ def rows_read(ranks: Ranks, folder: Path, part: str) -> list[int]:
                 pass
         else:
             split = data.validation
-            evaluate(training.stepper.model, training.losses, split, CPU, 99, ranks=ranks)
+            evaluate(training.stepper.model, training.losses, split, CPU, ranks=ranks)
     finally:
         Rows.read = honest  # type: ignore[method-assign]
     return read

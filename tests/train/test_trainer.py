@@ -322,7 +322,7 @@ class TestEvaluation:
         trained = Trained(*job(folder))
         trained.run()
         training, split = trained.training, trained.training.data.validation
-        losses = evaluate(training.stepper.model, training.losses, split, CPU, VALIDATION)
+        losses = evaluate(training.stepper.model, training.losses, split, CPU)
         level, pair = (SMALL["tasks"].index(t) for t in SMALL["tasks"] if t["name"] in "levelpair")
         with torch.no_grad():
             outputs = training.stepper.model.eval()(split.inputs)
@@ -366,7 +366,7 @@ class TestEvaluation:
         for size in (512, 4):
             monkeypatch.setattr("job.train.evaluate.BATCH", size)
             model = training.stepper.model
-            losses = evaluate(model, training.losses, split, CPU, 99, metrics=True)
+            losses = evaluate(model, training.losses, split, CPU, metrics=True)
             found.append(losses.metrics[0])
         assert found[0] == pytest.approx(found[1], rel=1e-6)
         assert None not in found[0].values()
@@ -376,24 +376,25 @@ class TestEvaluation:
     ) -> None:
         """In batches of 4, 4 and 1 the losses are those of the 9 samples at once."""
         training = Trainer(*job(folder))
-        arguments = (training.stepper.model, training.losses, training.data.validation, CPU, 99)
+        arguments = (training.stepper.model, training.losses, training.data.validation, CPU)
         at_once = evaluate(*arguments)
         monkeypatch.setattr("job.train.evaluate.BATCH", 4)
         in_parts = evaluate(*arguments)
         assert in_parts.original == pytest.approx(at_once.original, rel=1e-6)
         assert in_parts.transformed == pytest.approx(at_once.transformed, rel=1e-6)
 
-    def test_takes_at_most_so_many_evenly(self, folder: Path) -> None:
-        """`most` 9 of 36 training samples: every fourth."""
+    def test_takes_the_chosen_samples(self, folder: Path) -> None:
+        """Every fourth of 36 training samples."""
         training = Trainer(*job(folder))
         split = training.data.train
         fourth = Split(
             {"features": split.inputs["features"][::4]},
             {name: y[::4] for name, y in split.targets.items()},
         )
-        some = evaluate(training.stepper.model, training.losses, split, CPU, 9)
-        same = evaluate(training.stepper.model, training.losses, fourth, CPU, 9)
-        every = evaluate(training.stepper.model, training.losses, split, CPU, 36)
+        chosen = torch.arange(0, 36, 4)
+        some = evaluate(training.stepper.model, training.losses, split, CPU, chosen)
+        same = evaluate(training.stepper.model, training.losses, fourth, CPU)
+        every = evaluate(training.stepper.model, training.losses, split, CPU)
         assert some[:3] == same[:3]
         assert torch.equal(some.by_sample, same.by_sample)
         assert some[:3] != every[:3]
@@ -404,7 +405,7 @@ class TestEvaluation:
         """Evaluation switches dropout off for itself only."""
         training = Trainer(*job(folder))
         model = training.stepper.model.train(mode)
-        evaluate(model, training.losses, training.data.validation, CPU, 99)
+        evaluate(model, training.losses, training.data.validation, CPU)
         assert all(module.training is mode for module in model.modules())
 
 
@@ -454,7 +455,7 @@ class TestEpoch:
         first, last = trained.epochs[0].tasks, trained.epochs[-1].tasks
         for split, loss, prefix in (("train", "train", ""), ("validation", "val", "val_")):
             data = getattr(training.data, split)
-            losses = evaluate(training.stepper.model, training.losses, data, CPU, 99)
+            losses = evaluate(training.stepper.model, training.losses, data, CPU)
             for name in ("level", "pair"):
                 k, task = training.names.index(name), last[name]
                 trivial = training.yardsticks.baselines[k].by_sample[split]

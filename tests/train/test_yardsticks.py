@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -13,9 +16,11 @@ from torch import Tensor
 from job.data.dataset import Dataset, Split
 from job.model.losses import TaskLoss
 from job.model.skill import measure_skill
-from job.train.evaluate import Losses, evenly_spaced
+from job.spec.read import parse_spec
+from job.train.evaluate import Losses, evenly_spaced, train_samples
 from job.train.yardsticks import Yardsticks
 from tests.support.nets import task
+from tests.support.tiny_job import SMALL
 
 LEVEL = task("level", "window", "mse")
 RARE = task("rare", "window", "binary_cross_entropy")
@@ -32,9 +37,8 @@ def split(count: int, overlap: int = 1, rare: int = 9, seed: int = 0) -> Split:
 
 
 def yardsticks(train: Split, validation: Split, most: int = 8192) -> Yardsticks:
-    return Yardsticks(
-        [TaskLoss(LEVEL), TaskLoss(RARE)], Dataset(train, validation, 0, {}, ""), most
-    )
+    data = Dataset(train, validation, 0, {}, "")
+    return Yardsticks([TaskLoss(LEVEL), TaskLoss(RARE)], data, evenly_spaced(len(train), most))
 
 
 def losses_of(by_sample: Tensor) -> Losses:
@@ -70,7 +74,8 @@ def test_each_split_says_what_it_cannot_tell() -> None:
     few = "it has 7 of the 8 samples that are needed"
     assert made.unmeasurable == {"train": {}, "validation": {"level": few, "rare": few}}
     made = yardsticks(split(40), split(40), most=10)  # of them, those below 9 are 0, 4 and 8
-    assert made.unmeasurable["train"] == {"rare": rare.replace("4 of", "3 of", 1)}
+    remedy = ", of the 10 that are evaluated: raise train.evaluate"
+    assert made.unmeasurable["train"] == {"rare": rare.replace("4 of", "3 of", 1) + remedy}
     assert made.unmeasurable["validation"] == {}
     made = yardsticks(split(40, overlap=9), split(40, overlap=8))
     assert made.unmeasurable["train"].keys() == {"level", "rare"}
@@ -100,7 +105,7 @@ def test_a_skill_counts_samples_with_labels() -> None:
     sparse.targets["rare"][7:] = torch.nan
     tasks = [task(t.name, t.level, t.loss.kind, missing="skip") for t in (LEVEL, RARE)]
     losses = [TaskLoss(each) for each in tasks]
-    made = Yardsticks(losses, Dataset(sparse, split(60), 0, {}, ""), 8192)
+    made = Yardsticks(losses, Dataset(sparse, split(60), 0, {}, ""))
     level, rare = made.counted["train"]
     assert torch.equal(torch.as_tensor(level.samples), torch.arange(1, 60, 3))
     assert (level.share, level.overlap) == (20 / 60, 2)
@@ -109,5 +114,67 @@ def test_a_skill_counts_samples_with_labels() -> None:
     steps = task("level", "step", "mse", missing="skip")
     same = torch.where(draw(60) > 0, 1.0, torch.nan).view(12, 5, 1)
     one = Split({"features": torch.zeros(12, 5, 1)}, {"level": same})
-    made = Yardsticks([TaskLoss(steps)], Dataset(one, one, 0, {}, ""), 8192)
+    made = Yardsticks([TaskLoss(steps)], Dataset(one, one, 0, {}, ""))
     assert made.unmeasurable["train"] == {"level": "the target is the same in all its samples"}
+
+
+def evaluated(count: int, **train: int) -> Tensor:
+    spec = parse_spec(json.dumps(SMALL | {"seed": 3, "train": SMALL["train"] | train}))
+    return train_samples(spec, count)
+
+
+@pytest.mark.parametrize(
+    ("count", "used"), [(7, 7), (512, 512), (600, 512), (5120, 512), (6000, 600), (10**6, 8192)]
+)
+def test_a_tenth_of_the_training_samples_is_evaluated(count: int, used: int) -> None:
+    """At least 512 and at most 8192, one of each of equal stretches."""
+    chosen = evaluated(count)
+    bounds = torch.arange(used + 1) * count // used
+    assert len(chosen) == used
+    assert ((bounds[:-1] <= chosen) & (chosen < bounds[1:])).all()
+    assert torch.equal(chosen, evaluated(count))
+
+
+def test_a_stated_number_is_evenly_spaced() -> None:
+    """As in older versions, whose specs state 8192."""
+    assert torch.equal(evaluated(100, evaluate=8192), torch.arange(100))
+    assert torch.equal(evaluated(10**5, evaluate=8192), evenly_spaced(10**5, 8192))
+
+
+def test_evaluated_samples_have_no_period() -> None:
+    """Of rows that come in turns, ten sensors, each one has its part of the evaluated samples."""
+    by_sensor = (evaluated(20_000) % 10).bincount(minlength=10)
+    assert by_sensor.sum() == 2000
+    assert by_sensor.min() > 140
+
+
+@pytest.mark.parametrize("trend", [0.0, 3.0], ids=["noise", "trend"])
+@pytest.mark.parametrize("weigh", [False, True], ids=["even", "weights"])
+def test_the_error_of_a_training_loss_is_that_of_its_samples(trend: float, weigh: bool) -> None:
+    """Over many draws, the distance between the loss of the evaluated samples and that of the whole
+    split is as large as the error says, in mean square; also where the losses rise along the split,
+    or samples weigh differently."""
+    count, used = 2000, 500
+    each = draw(count, 1).flatten().double().square() + trend * torch.arange(count) / count
+    given = 0.2 + draw(count, 2).flatten().abs() if weigh else torch.ones(count)
+    split = Split({"x": torch.zeros(count, 1, 1)}, {"level": draw(count)}, 1, {"level": given})
+    level = task("level", "window", "mse", **({"sample_weight": "w"} if weigh else {}))
+    data = Dataset(split if weigh else replace(split, weights={}), split, 0, {}, "")
+    whole = (each * given).sum() / given.sum()
+    squares, said = [], []
+    for seed in range(60):
+        within = torch.rand(used, generator=torch.Generator().manual_seed(seed)) * (count // used)
+        chosen = torch.arange(0, count, count // used) + within.long()
+        made = Yardsticks([TaskLoss(level)], data, chosen)
+        parts = (each * given)[chosen] * (used / given[chosen].sum())
+        (error,) = made.train_errors(losses_of(parts[None]))
+        assert error is not None
+        squares.append((parts.mean() - whole).item() ** 2)
+        said.append(error**2)
+    assert 0.6 < fmean(squares) / fmean(said) < 1.6
+
+
+def test_a_whole_split_has_no_such_error() -> None:
+    """Nothing is left out."""
+    made = yardsticks(split(40), split(40))
+    assert made.train_errors(losses_of(torch.zeros(2, 40))) == [None, None]

@@ -16,6 +16,11 @@ from job.model.losses.minimise import minimised
 SURE = 40.0
 """Logit of a certain prediction: its error, exp(-40), is below the precision of a float."""
 
+TINY = 2.0**-50
+"""Of the range of the targets: a step of this size is none."""
+NEWTON, BISECTION = 20, 60
+"""Rounds of a search for Huber's minimiser."""
+
 
 def best_constant(
     loss: spec.Loss,
@@ -164,19 +169,33 @@ def _normal(target: Tensor, floor: float, weights: Tensor | None) -> Tensor:
 
 
 def _huber_centre(target: Tensor, delta: float, weights: Tensor | None = None) -> Tensor:
-    """The minimiser of the mean Huber loss, by bisection on its monotone derivative."""
+    """The minimiser of the mean Huber loss, where its monotone derivative is 0.
+
+    Newton's steps reach it in a few rounds, as the derivative is linear in pieces. A step out of
+    the bracket, or where no target is within delta, is one of bisection, and so is every late one.
+    """
     target = target.double()
     if weights is not None:
         # Any label where there is none: it has no weight, and does not widen the search.
         target = torch.where(weights > 0, target, _median(target, weights))
     low = target.amin(0, keepdim=True)
     high = target.amax(0, keepdim=True)
-    for _ in range(60):
-        middle = (low + high) / 2
-        pull = (target - middle).clamp(-delta, delta)
-        right = (pull if weights is None else pull * weights).sum(0, keepdim=True) > 0
-        low, high = torch.where(right, middle, low), torch.where(right, high, middle)
-    return (low + high) / 2
+    at, close = (low + high) / 2, TINY * (high - low)
+    for k in range(NEWTON + BISECTION):
+        gap = target - at
+        pull, near = gap.clamp(-delta, delta), (gap.abs() <= delta).double()
+        if weights is not None:
+            pull, near = pull * weights, near * weights
+        pull, near = pull.sum(0, keepdim=True), near.sum(0, keepdim=True)
+        low, high = torch.where(pull > 0, at, low), torch.where(pull > 0, high, at)
+        step = at + pull / near
+        inside = (near > 0) & ((low < step) & (step < high) | (step == at)) & (k < NEWTON)
+        following = torch.where(inside, step, (low + high) / 2)
+        arrived = (following - at).abs() <= close
+        if bool((arrived | at.isnan()).all()):
+            return following
+        at = following
+    return at
 
 
 def _quantile(target: Tensor, weights: Tensor, level: float) -> Tensor:

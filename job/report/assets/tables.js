@@ -79,7 +79,7 @@ const outcome = () => {
   const rows = TASKS.flatMap((name) => ended.filter((run) => run.last_epoch.tasks[name]).map((run) => {
     const task = run.last_epoch.tasks[name], { loss_unit: unit, ...facts } = run.tasks[name];
     const trivial = [facts.baseline_constant, facts.baseline_per_position, facts.trivial?.train].filter((v) => v != null);
-    const cells = [num(task.train_loss_original), trivial.length ? num(Math.min(...trivial)) : NONE,
+    const cells = [measured(task.train_loss_original, task.train_loss_error), trivial.length ? num(Math.min(...trivial)) : NONE,
       signed(task.skill, task.skill_error), signed(task.val_skill, task.val_skill_error), pct(task.drop),
       task.drop_trivial === undefined ? NONE : pct(task.drop_trivial), num(task.val_loss_original), pct(task.grad_share),
       num(task.weight), pct(task.saturated)];
@@ -122,6 +122,7 @@ const metrics = () => {
 };
 const around = (value, error) => error === undefined || error === null ? pct(value)
   : `${(100 * value).toFixed(1).replace("-", "\u2212")} \u00b1 ${pct(error)}`;
+const measured = (value, error) => error === undefined || error === null ? num(value) : `${num(value)} \u00b1 ${num(error, 2)}`;
 const signed = (value, error) => value === undefined ? NONE : h("span", { class: value < 0 ? "bad" : "" }, around(value, error));
 
 // --- what happened, the spec, the facts ---
@@ -151,6 +152,7 @@ const facts = () => {
     "torch": (run) => [...new Set(run.attempts.map((a) => a.torch))].join(", "),
     "parameters": (run) => run.attempts.length ? whole(run.attempts.at(-1).parameters) : null,
     "samples": (run) => Object.entries(run.attempts.at(-1)?.samples ?? {}).map(([k, n]) => `${whole(n)} ${k}`).join(", "),
+    "evaluated": (run) => run.attempts.at(-1)?.evaluated ? `${whole(run.attempts.at(-1).evaluated)} training samples after each epoch` : null,
     "sample size": (run) => run.attempts.at(-1)?.features.join(" \u00d7 "),
     "left out": (run) => Object.entries(run.attempts.at(-1)?.skipped ?? {}).map(([k, n]) => `${whole(n)} ${k}`).join(", "),
     "steps": (run) => `${whole(run.steps.last)} of ${whole(run.attempts.at(-1)?.steps ?? 0)} planned`,

@@ -1,0 +1,101 @@
+"""`python -m tests.bench.speed`: see the package."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import tests.bench.speed
+from tests.bench.speed.clock import BEGUN
+from tests.bench.speed.problem import EPOCHS, NETWORKS, VALIDATION, write
+from tests.bench.speed.table import AGAIN, BARE, OURS, markdown
+from tests.support.command import ROOT
+
+RESULTS = ROOT / "tests" / "bench" / "results" / "speed.jsonl"
+SIDES = {
+    BARE: "bare",
+    AGAIN: "bare",
+    OURS: "evengrad",
+    "Lightning": "lightning",
+    "transformers": "hf",
+}
+"""By name, the program of `tests/bench/speed/`."""
+
+
+def ran(program: str, python: str, folder: Path) -> dict[str, float]:
+    """The marks of a side's process, and its whole time."""
+    out, settings = folder / "marks.json", {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    begun = time.time()
+    command = [python, "-m", f"tests.bench.speed.{program}", str(folder), str(out)]
+    subprocess.run(
+        command,
+        cwd=folder,
+        env=os.environ | settings | {BEGUN: str(begun)},
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    whole = time.time() - begun
+    marks: dict[str, float] = json.loads(out.read_text())
+    return marks | {"whole": whole - marks.pop("borrowed")}
+
+
+def measured(network: str, tasks: int, side: str, python: str) -> dict[str, Any]:
+    """A side's result in a round."""
+    about = NETWORKS[network]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write(folder, network, tasks)
+        marks = ran(SIDES[side], python, folder)
+    samples = about["samples"] - round(VALIDATION * about["samples"])
+    facts = {"samples": samples, "batch": about["batch"], "epochs": EPOCHS}
+    return facts | {"torch": torch.__version__} | marks
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=tests.bench.speed.__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tasks", type=int, nargs="+", default=[2, 4, 8, 32])
+    parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
+    parser.add_argument("--sides", nargs="+", choices=list(SIDES), default=list(SIDES))
+    parser.add_argument("--hf", metavar="PYTHON", help="an interpreter with transformers")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    sides = [side for side in options.sides if options.hf or SIDES[side] != "hf"]
+    if len(sides) < len(options.sides):
+        print("transformers is left out, as --hf names no interpreter")
+    options.results.parent.mkdir(exist_ok=True)
+    options.results.touch()
+    results = [json.loads(line) for line in options.results.read_text().splitlines()]
+    there = {(r["network"], r["tasks"], r["round"], r["side"]) for r in results}
+    for k in range(options.rounds):
+        for network in options.networks:
+            for tasks in options.tasks:
+                for side in sides[k % len(sides) :] + sides[: k % len(sides)]:
+                    place = (network, tasks, k, side)
+                    if place in there:
+                        continue
+                    python = options.hf if SIDES[side] == "hf" else sys.executable
+                    named = dict(zip(("network", "tasks", "round", "side"), place, strict=True))
+                    result = named | measured(network, tasks, side, python)
+                    results.append(result)
+                    with options.results.open("a") as file:
+                        file.write(json.dumps(result) + "\n")
+                    print(json.dumps(result), flush=True)
+    print(markdown(results))
+
+
+if __name__ == "__main__":
+    main()

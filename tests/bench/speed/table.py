@@ -1,0 +1,55 @@
+"""The tables of the results."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+BARE, AGAIN, OURS = "bare loop", "bare loop, again", "evengrad"
+Result = Mapping[str, Any]
+"""A line of `results/speed.jsonl`: a side in a round."""
+
+
+def markdown(results: Iterable[Result]) -> str:
+    """A table for each network and number of tasks, in Markdown."""
+    cases: dict[tuple[str, int], list[Result]] = {}
+    for result in results:
+        cases.setdefault((result["network"], result["tasks"]), []).append(result)
+    return "\n\n".join(_table(*case, rows) for case, rows in sorted(cases.items()))
+
+
+def _table(network: str, tasks: int, results: list[Result]) -> str:
+    rounds: dict[int, dict[str, Result]] = {}
+    for result in results:
+        rounds.setdefault(result["round"], {})[result["side"]] = result
+    whole = [by_side for by_side in rounds.values() if BARE in by_side]
+    about = results[0]
+    lines = [
+        f"`{network}`, {tasks} tasks: {about['samples']:,} training samples, {about['epochs']} "
+        f"epochs, batch {about['batch']}, medians of {len(whole)} rounds, torch {about['torch']}",
+        "",
+        "| side | samples/s | of the bare loop (least … most) | until step 1 | whole job | memory "
+        "| validation loss |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines += [_row(side, whole) for side in dict.fromkeys(r["side"] for r in results)]
+    return "\n".join(lines)
+
+
+def _row(side: str, rounds: list[dict[str, Result]]) -> str:
+    there = [by_side for by_side in rounds if side in by_side]
+
+    def median(value: Callable[[Result], float]) -> float:
+        return statistics.median(value(by_side[side]) for by_side in there)
+
+    ratios = [by_side[BARE]["training"] / by_side[side]["training"] for by_side in there]
+    cells = [
+        f"{median(lambda r: r['samples'] * r['epochs'] / r['training']):,.0f}",
+        f"{statistics.median(ratios):.3f} ({min(ratios):.2f} … {max(ratios):.2f})",
+        f"{median(lambda r: r['first_step']):.1f} s",
+        f"{median(lambda r: r['whole']):.1f} s",
+        f"{median(lambda r: r['memory']) / 1e6:,.0f} MB",
+        f"{median(lambda r: r['loss']):.3f}",
+    ]
+    return f"| {side} | {' | '.join(cells)} |"
