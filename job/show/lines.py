@@ -10,7 +10,7 @@ from job.events.log import Line
 from job.show.console import Screen, literal
 from job.show.format import computation, counted, number, percent
 from job.show.glyphs import ASCII, UNICODE
-from job.show.summary_tables import metrics, on_test, sampled, summary, verdict, worth
+from job.show.summary_tables import metrics, on_test, summary, verdict, worth
 
 CELL = 13
 """Characters of a task in an epoch's line: `0.000123 100%`."""
@@ -136,8 +136,6 @@ class Readable:
             self.console.print(summary(self.started, self.last_epoch, width, self.glyphs))
             if line := metrics(self.started, self.last_epoch):
                 self._print(literal(self.glyphs.replace(line)))
-            if line := sampled(self.started, self.last_epoch):
-                self._print(f"[dim]{literal(self.glyphs.replace(line))}[/]")
         for text in worth(e):
             self._print(f"[{text.style}]{literal(text.plain)}[/]")
         if line := on_test(self.started, e):

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from job.events.log import Line
 from job.show.columns import TextColumn, fitted_table
+from job.show.console import literal
 from job.show.format import (
     format_metric,
     format_number,
@@ -41,7 +42,9 @@ def summary(started: Line, epoch: Line, width: int, glyphs: Glyphs) -> Table:
         TextColumn(title, [task[title] for task in tasks], right=True) for title in tasks[0]
     ]
     units = "losses in original units; share at z and weight: epoch means"
-    return fitted_table(columns, WANTED, width, f"after epoch {epoch['epoch']}; {units}")
+    errors = glyphs.replace(_sampled(started, epoch))
+    title = f"after epoch {epoch['epoch']}; {units}{errors and '; '}{errors}"
+    return fitted_table(columns, WANTED, width, title)
 
 
 def _cells(setup: Line, task: Line, glyphs: Glyphs) -> dict[str, Text]:
@@ -99,18 +102,17 @@ def metrics(started: Line, epoch: Line) -> str | None:
     return f"on the validation split: {_listed(shown)}" if shown else None
 
 
-def sampled(started: Line, epoch: Line) -> str | None:
-    """Of how many samples the training losses are, and their errors; None if of all of them."""
+def _sampled(started: Line, epoch: Line) -> str:
+    """Of how many samples the training losses are, and their errors; "" if of all of them."""
     shown = [
         f"{name} {number(task, 'train_loss_error', 2)}"
         for name, task in epoch["tasks"].items()
         if "train_loss_error" in task
     ]
     if not shown or not started:
-        return None
+        return ""
     evaluated, count = started["evaluated"], started["samples"]["train"]
-    which = f"training losses are of {evaluated:,} of {count:,} samples"
-    return f"{which}; their standard errors: {_listed(shown)}"
+    return literal(f"loss: of {evaluated:,} of {count:,} samples, standard errors {_listed(shown)}")
 
 
 def on_test(started: Line, finished: Line) -> str | None:

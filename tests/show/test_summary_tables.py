@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from job.show.glyphs import UNICODE
 from job.show.lines import Readable
-from job.show.summary_tables import MOST_METRICS, metrics, on_test, worth
+from job.show.summary_tables import MOST_METRICS, metrics, on_test, summary, worth
 
 SURE = {"beats": True, "skill": 0.2, "error": 0.03}
 UNSURE = {"beats": False, "skill": -0.0512, "error": 0.08}
@@ -117,3 +118,14 @@ def test_the_test_split_in_a_line() -> None:
     assert many is not None
     assert many.endswith(", 2 more")
     assert on_test(started, {}) is None
+
+
+def test_the_tasks_say_of_how_many_samples_their_loss_is() -> None:
+    """With its standard error, if the training split is evaluated in part; else not a word."""
+    whole = {"train_loss_original": 0.5, "grad_share": 1.0, "weight": 1.0}
+    started = {"evaluated": 512, "samples": {"train": 3289}}
+    part = {"epoch": 2, "tasks": {"a": whole | {"train_loss_error": 0.0123}}}
+    title = str(summary(started, part, 200, UNICODE).title)
+    assert title.endswith("; loss: of 512 of 3,289 samples, standard errors a 0.012")
+    title = str(summary(started, {"epoch": 2, "tasks": {"a": whole}}, 200, UNICODE).title)
+    assert title.endswith("epoch means")

@@ -70,6 +70,7 @@ def write(folder: Path, network: str, tasks: int) -> None:
         | {"split": "tail", "validation": VALIDATION},
         "model": about["model"],
         "tasks": sections,
+        "balance": {"kind": "fixed"},
         "optimizer": {"lr": RATE, "weight_decay": DECAY},
         "train": {"epochs": EPOCHS, "batch_size": about["batch"], "device": "cpu", "threads": 1},
     }
@@ -132,13 +133,12 @@ def read(folder: Path) -> Problem:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     spec = parse_spec((folder / "spec.json").read_text())
-    assert not isinstance(spec.model, type(None)) and spec.model.kind != "python"
+    assert spec.model.kind != "python"
     with np.load(folder / "data.npz") as arrays:
         x, *targets = (torch.from_numpy(arrays[name]) for name in arrays.files)
-    outputs = [task.outputs for task in spec.tasks]
-    targets = [
-        y.long() if y.dtype == torch.int64 else (y if y.shape[-1:] == (o,) and o > 1 else y[..., None])
-        for y, o in zip(targets, outputs, strict=True)
+    targets = [  # a single output has no dimension of its own in the file
+        y if task.outputs > 1 else y.unsqueeze(-1)
+        for y, task in zip(targets, spec.tasks, strict=True)
     ]
     first = len(x) - round(VALIDATION * len(x))
     tasks = list(spec.tasks)
