@@ -72,14 +72,14 @@ class Train(Section):
     """CPU threads; null: torch's choice. The last bit of sums depends on it."""
     evaluate: Count | None = None
     """At most this many training samples, evenly spaced, enter an epoch's training-split loss and
-    all that follows from it (metrics, gates on `train`). null: a tenth of them, at least 512 and at
+    all that follows from it (metrics, gates on `train`). null: a tenth of them, at least 256 and at
     most 8192, of equal stretches one each at random: a forward pass is about a third of a step, so
     a tenth costs about 3 % of an epoch. The same samples in every epoch; the events tell the
     standard error."""
 
     def evaluated(self, samples: int) -> int:
         """How many of the training samples an epoch evaluates."""
-        wanted = min(max(512, samples // 10), 8192) if self.evaluate is None else self.evaluate
+        wanted = min(max(256, samples // 10), 8192) if self.evaluate is None else self.evaluate
         return min(wanted, samples)
 
     def rules(self) -> Iterator[BrokenRule]:

@@ -50,7 +50,7 @@ class Yardsticks:
         self.counted: dict[str, list[Counted]] = {"train": [], "validation": []}
         """[K] by split."""
         self.weights: list[Tensor | None] = []
-        """[K] of [n]: what each evaluated training sample weighs in the loss; None: all the same."""
+        """[K] of [n]: what each evaluated training sample weighs; None: all the same."""
         for loss in losses:
             task = loss.task
             train, held_out = (labels_of(loss, each) for each in (data.train, data.validation))

@@ -37,7 +37,7 @@ def _mark(clock: Clock, events: Path, out: Path) -> None:
         clock.write(out, _last_loss(events))
 
     Trainer._step = noted_step  # type: ignore[method-assign]
-    Trainer.run = noted_run  # type: ignore[method-assign]
+    Trainer.run = noted_run  # type: ignore[method-assign, assignment]
 
 
 def _last_loss(events: Path) -> float:

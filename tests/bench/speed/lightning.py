@@ -32,7 +32,7 @@ class Batches(Samples[Any]):
         return (part.x, *part.targets)
 
 
-class Module(pl.LightningModule):  # type: ignore[misc]  # of type Any
+class Module(pl.LightningModule):
     """The network with its losses."""
 
     def __init__(self, problem: Problem, clock: Clock) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,7 +107,7 @@ class Problem:
         """The mean loss of each task."""
         import torch.nn.functional as F
 
-        of = {
+        of: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
             "cross_entropy": F.cross_entropy,
             "huber": F.huber_loss,
             "binary_cross_entropy": F.binary_cross_entropy_with_logits,
