@@ -158,7 +158,8 @@ def test_the_error_of_a_training_loss_is_that_of_its_samples(trend: float, weigh
     each = draw(count, 1).flatten().double().square() + trend * torch.arange(count) / count
     given = 0.2 + draw(count, 2).flatten().abs() if weigh else torch.ones(count)
     split = Split({"x": torch.zeros(count, 1, 1)}, {"level": draw(count)}, 1, {"level": given})
-    level = task("level", "window", "mse", **({"sample_weight": "w"} if weigh else {}))
+    more: dict[str, Any] = {"sample_weight": "w"} if weigh else {}
+    level = task("level", "window", "mse", **more)
     data = Dataset(split if weigh else replace(split, weights={}), split, 0, {}, "")
     whole = (each * given).sum() / given.sum()
     squares, said = [], []
