@@ -90,11 +90,10 @@ def main() -> None:
                     python = options.hf if SIDES[side] == "hf" else sys.executable
                     named = dict(zip(("network", "tasks", "round", "side"), place, strict=True))
                     result = named | measured(network, tasks, side, python)
-                    results.append(result)
                     with options.results.open("a") as file:
                         file.write(json.dumps(result) + "\n")
                     print(json.dumps(result), flush=True)
-    print(markdown(results))
+    print(markdown(options.results))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 BARE, AGAIN, OURS = "bare loop", "bare loop, again", "evengrad"
@@ -11,8 +13,9 @@ Result = Mapping[str, Any]
 """A line of `results/speed.jsonl`: a side in a round."""
 
 
-def markdown(results: Iterable[Result]) -> str:
-    """A table for each network and number of tasks, in Markdown."""
+def markdown(path: Path) -> str:
+    """A table for each network and number of tasks, in Markdown, from a file of results."""
+    results: list[Result] = [json.loads(line) for line in path.read_text().splitlines()]
     cases: dict[tuple[str, int], list[Result]] = {}
     for result in results:
         cases.setdefault((result["network"], result["tasks"]), []).append(result)
