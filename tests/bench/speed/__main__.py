@@ -15,12 +15,13 @@ from typing import Any
 import torch
 
 import tests.bench.speed
+from tests.bench import header
 from tests.bench.speed.clock import BEGUN
 from tests.bench.speed.problem import EPOCHS, NETWORKS, VALIDATION, write
 from tests.bench.speed.table import AGAIN, BARE, OURS, markdown
 from tests.support.command import ROOT
 
-RESULTS = ROOT / "tests" / "bench" / "results" / "speed.jsonl"
+RESULTS = header.RESULTS / "speed.jsonl"
 SIDES = {
     BARE: "bare",
     AGAIN: "bare",
@@ -76,9 +77,8 @@ def main() -> None:
     sides = [side for side in options.sides if options.hf or SIDES[side] != "hf"]
     if len(sides) < len(options.sides):
         print("transformers is left out, as --hf names no interpreter")
-    options.results.parent.mkdir(exist_ok=True)
-    options.results.touch()
-    results = [json.loads(line) for line in options.results.read_text().splitlines()]
+    header.begin(options.results, "speed", ["pytorch-lightning"])
+    results = header.rows(options.results)
     there = {(r["network"], r["tasks"], r["round"], r["side"]) for r in results}
     for k in range(options.rounds):
         for network in options.networks:
@@ -90,8 +90,7 @@ def main() -> None:
                     python = options.hf if SIDES[side] == "hf" else sys.executable
                     named = dict(zip(("network", "tasks", "round", "side"), place, strict=True))
                     result = named | measured(network, tasks, side, python)
-                    with options.results.open("a") as file:
-                        file.write(json.dumps(result) + "\n")
+                    header.append(options.results, result)
                     print(json.dumps(result), flush=True)
     print(markdown(options.results))
 
