@@ -6,9 +6,9 @@
 
 Each run is a line of `tests/bench/results/multitask.jsonl` as soon as it has ended, and is not run
 again: start the command as often as it needs to end. What a peer starves and the searches come
-first, then seed after seed. `--smoke` runs everything for an epoch of few steps, on two seeds, into a file of its
-own. The tables are of what is measured; a copy of the lines in tests/bench/results/ is behind
-docs/benchmarks.md.
+first, then seed after seed. `--smoke` runs everything for an epoch
+of few steps, on two seeds, into a file of its own. The tables, also those of docs/benchmarks.md,
+are of what is measured.
 """
 
 from __future__ import annotations
