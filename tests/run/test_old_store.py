@@ -43,7 +43,7 @@ def test_it_goes_on(nursery: Nursery, tmp_path: Path) -> None:
 
 
 def test_with_its_old_spec_it_is_refused(nursery: Nursery, tmp_path: Path) -> None:
-    """The defaults of scale and split have changed: each is named, with what the run began with."""
+    """Defaults that have changed since: each is named, with what the run began with."""
     with tarfile.open(OLD) as archive:
         archive.extractall(tmp_path, filter="data")
     refused = Run(nursery, tmp_path / "spec.json", str(tmp_path / "store"), "begun").start()
@@ -52,6 +52,7 @@ def test_with_its_old_spec_it_is_refused(nursery: Nursery, tmp_path: Path) -> No
     assert [line.partition("; set it back")[0] for line in lines] == [
         '$.data.scale: found "standardize"; the run began with "none"',
         '$.data.split: found "random"; the run began with "tail"',
+        "$.train.evaluate: found null; the run began with 8192",
     ]
 
 
@@ -59,6 +60,7 @@ def as_it_was(spec: Path) -> None:
     """Write into the spec what older versions did where it says nothing."""
     content = json.loads(spec.read_text())
     content["data"] |= {"scale": "none", "split": "tail"}
+    content["train"]["evaluate"] = 8192
     spec.write_text(json.dumps(content))
 
 
