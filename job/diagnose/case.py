@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from job.diagnose.inside.look import Activity, Structure
 from job.diagnose.probe import Probe
 from job.diagnose.reach import Reach
 from job.errors import InputError
@@ -122,6 +123,10 @@ class Case:
     until: float
     """Time of the monotonic clock after which nothing more is tried."""
     watch: Watch
+    structure: Structure
+    """Of the original network."""
+    at_start: Activity
+    """Of the original network before training."""
     now: Probe = field(init=False)
     """Probe with the edits accepted so far."""
     edits: list[Edit] = field(default_factory=list)
@@ -211,20 +216,33 @@ class Case:
         happens when a task without gradient gets one; `offer` then decides. Candidates are compared
         by the tasks' skill over the probe and at its end.
         """
-        helpful: list[tuple[float, tuple[Edit, ...], Probe]] = []
-        for edits in candidates:
-            tried = self.probe_with(*edits)
-            if tried is None or not self.helped(tried, tasks):
-                continue
-            if at_any_cost or not self.harmed(tried):
-                helpful.append((sum(_learned(tried, t) for t in tasks), edits, tried))
-        if not helpful:
-            return None
-        _, edits, tried = max(helpful, key=lambda each: each[0])
-        return edits, tried
+        helpful = self.helpful_edits(candidates, tasks)
+        return self.best_of(helpful, tasks, at_any_cost)
+
+    def best_of(
+        self,
+        helpful: Iterable[tuple[tuple[Edit, ...], Probe]],
+        tasks: Sequence[str],
+        at_any_cost: bool = False,
+    ) -> tuple[tuple[Edit, ...], Probe] | None:
+        """The best of edits that help the tasks; None if all harm others. See `best_edits`."""
+        chosen = [each for each in helpful if at_any_cost or not self.harmed(each[1])]
+        return max(chosen, key=lambda each: sum(_learned(each[1], t) for t in tasks), default=None)
+
+    def helpful_edits(
+        self, candidates: Iterable[tuple[Edit, ...]], tasks: Sequence[str]
+    ) -> list[tuple[tuple[Edit, ...], Probe]]:
+        """The candidates that help one of the tasks, whatever they do to others."""
+        tried = ((edits, self.probe_with(*edits)) for edits in candidates)
+        return [(e, probe) for e, probe in tried if probe and self.helped(probe, tasks)]
 
     def helped(self, tried: Probe, tasks: Iterable[str]) -> tuple[str, ...]:
-        """The tasks whose skill is surely higher in a probe, on a split, and on none lower."""
+        """The tasks whose skill is surely higher in a probe, on a split, and on none lower.
+
+        Beside a probe with values that are not finite, those that learn anything at all.
+        """
+        if self.now.not_finite:
+            return tuple(t for t in tasks if tried.knows(t) and tried.knows(t, "train"))
         return tuple(
             t for t in tasks if is_risen(self.now, tried, t) and not is_fallen(self.now, tried, t)
         )
@@ -244,8 +262,14 @@ def is_weak(probe: Probe, task: str) -> bool:
 
 
 def is_risen(before: Probe, after: Probe, task: str) -> bool:
-    """True if a task's skill on a split is higher by enough and by more than its error."""
-    return any(_has_risen(before, after, task, split) for split in ("validation", "train"))
+    """True if a task's skill on a split is higher by enough and by more than its error.
+
+    A task that has skill on the validation split must gain there: what it learns besides is learned
+    by heart.
+    """
+    known = before.knows(task) and after.measured(task) is not None
+    splits = ("validation",) if known else ("validation", "train")
+    return any(_has_risen(before, after, task, split) for split in splits)
 
 
 def _has_risen(before: Probe, after: Probe, task: str, split: str) -> bool:
@@ -289,6 +313,8 @@ def _change(before: Probe, after: Probe, task: str, split: str) -> str:
     rise = after.rise(before, task, split)
     if rise is None:
         return "not measurable"
+    if before.not_finite:
+        return f"not finite → {_percent(after.skill(task, split))}"
     return (
         f"{_percent(before.skill(task, split))} → {_percent(after.skill(task, split))} "
         f"± {_percent(rise.error)}"

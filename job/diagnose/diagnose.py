@@ -37,6 +37,7 @@ from job.diagnose.causes import (
 )
 from job.diagnose.causes.network import order as network
 from job.diagnose.causes.network import vanishing
+from job.diagnose.inside.look import activity, structure
 from job.diagnose.probe import Probe, knows_beyond, probe, probe_inputs
 from job.diagnose.reach import Reach, reach
 from job.spec import JobSpec
@@ -96,7 +97,10 @@ def diagnose(
         return reach(build(*probe_inputs(other, data)))
 
     watch.trying("the spec as it is")
-    case = Case(spec, run_probe(spec), run_probe, reach_of, until, watch)
+    training = build(*probe_inputs(spec, data))
+    inside = structure(training), activity(training)
+    first = probe(training, watch.step, until)
+    case = Case(spec, first, run_probe, reach_of, until, watch, *inside)
     findings: list[Finding] = []
     control = None
     interrupted = False
@@ -143,7 +147,7 @@ def _findings(case: Case) -> Iterator[Finding]:
             earlier.append(finding)
             yield finding
     if case.first.not_finite:
-        if not any(f.mechanism in ("learning_rate", "exploding") for f in earlier):
+        if case.now.not_finite and not any(f.mechanism == "exploding" for f in earlier):
             remedy = "check the scale of the data and of the losses"
             yield Finding("not_finite", None, case.first.not_finite, remedy)
         return
@@ -177,6 +181,8 @@ FOR_NOT_FINITE: tuple[Cause, ...] = (
     vanishing.exploding,
     targets.findings,
     learning_rate.too_high,
+    settings.of_divergence,
+    learning_rate.far_too_high,
 )
 """Where a loss or gradient is not finite, nothing else is measured."""
 

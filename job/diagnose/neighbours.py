@@ -6,6 +6,7 @@ features, and whether what holds in one split holds in the other.
 
 from __future__ import annotations
 
+from math import prod
 from typing import NamedTuple
 
 import torch
@@ -28,6 +29,14 @@ RIDGE = 1e-2
 FOLDS = 5
 LONGEST = 5.0
 """Distance from the median, in interquartile ranges, at which a feature is cut off."""
+EXACT = 0.999
+"""Share of a target's variance from which on a sum of features is the target itself."""
+FEWEST = 3
+"""Rows for each weight of a linear map, at least."""
+MOST, SLIGHT = 4, 0.05
+"""Features of such a sum, at most; and what one has to add, in the target's deviations."""
+CANCELLED = 2.0
+"""Sum of the parts' variances over the target's: 1 of independent parts, more if they cancel."""
 
 
 class Rows(NamedTuple):
@@ -111,6 +120,72 @@ def contradiction(rows: Rows, same: Tensor) -> Skill | None:
     if not to_mates.sum() > 0 or len(x) < 3 * largest:
         return None
     return measure_skill(to_similar[order], to_mates[order], largest)
+
+
+class Formula(NamedTuple):
+    """A target that a few features give exactly, by a weighted sum, though none does alone."""
+
+    columns: list[int]
+    """Of the rows' features, those in the sum."""
+    parts: list[float]
+    """What each adds to the target, in the target's standard deviations."""
+    explained: float
+    """Share of the target's variance that the sum tells on rows which it was not fitted to."""
+    alone: float
+    """The most that one of them tells, a squared correlation."""
+
+
+def hidden_formula(train: Rows, held_out: Rows) -> Formula | None:
+    """The weighted sum of few features that is a number y [n, 1], if its parts mostly cancel.
+
+    Parts that cancel tell it from an honest sum of features: only numbers that were made from the
+    target have the same in them, with both signs. None if rows are too few to tell.
+    """
+    given, asked = (_unclipped(rows) for rows in (train, held_out))
+    count = given.x.shape[1]
+    if given.y.shape[1] != 1 or len(given.x) < FEWEST * (count + 1) or len(asked.x) < NEAR:
+        return None
+    weights, explained = _fit(given, asked)
+    if explained < EXACT:
+        return None
+    parts = weights * given.x.std(0) / given.y.std()
+    chosen = (parts.abs() > SLIGHT).nonzero().flatten()
+    if not 1 < len(chosen) <= MOST:
+        return None
+    few, asked_few = (Rows(rows.x[:, chosen], rows.y, rows.places) for rows in (given, asked))
+    weights, explained = _fit(few, asked_few)
+    parts = (weights * few.x.std(0) / few.y.std()).abs()
+    if explained < EXACT or parts.square().sum() < CANCELLED:
+        return None
+    both = torch.cat([few.x, few.y], 1).T
+    alone = both.corrcoef()[-1, :-1].square().max()
+    return Formula(chosen.tolist(), parts.tolist(), explained, float(alone))
+
+
+def column_names(data: Dataset) -> list[str]:
+    """The names of the rows' features."""
+    names = []
+    for of in data.stats:
+        x = data.train.inputs[of]
+        wide, features = prod(x.shape[1:]) > WIDEST, x.shape[-1]
+        places = 3 if wide else prod(x.shape[1:-1])
+        some = range(min(features, WIDEST) if wide else features)
+        names += [data.feature_name(of, i) for _ in range(places) for i in some]
+    return names
+
+
+def _unclipped(rows: Rows) -> Rows:
+    """The rows none of whose numbers was cut off."""
+    return rows.at(((rows.x.abs() < LONGEST).all(1) & (rows.y.abs() < 10).all(1)).nonzero()[:, 0])
+
+
+def _fit(given: Rows, asked: Rows) -> tuple[Tensor, float]:
+    """The weights [D] of a linear map, and the share of the variance that it tells elsewhere."""
+    centre, level = given.x.mean(0), given.y.mean(0)
+    weights = torch.linalg.lstsq(given.x - centre, given.y - level, driver="gelsd").solution
+    missed = (asked.x - centre) @ weights + level - asked.y
+    whole = (asked.y - asked.y.mean()).square().sum()
+    return weights[:, 0], 1 - float(missed.square().sum() / whole.clamp(min=1e-300))
 
 
 def _features(split: Split, data: Dataset) -> Tensor:

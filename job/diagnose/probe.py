@@ -15,20 +15,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel
+from torch import Tensor
 
-from job.data.dataset import Dataset
+from job.data.dataset import Dataset, Split
 from job.diagnose import step_effect
 from job.diagnose.inside.last_inputs import last_inputs
-from job.diagnose.inside.look import Activity, Structure, activity, structure
+from job.diagnose.inside.look import Activity, activity
 from job.diagnose.reach import Reach, farthest, reach
-from job.events import Epoch, Step
+from job.events import Step
 from job.model.baselines import Baseline
 from job.model.skill import Rise, Skill, measure_rise
 from job.model.start.frozen import frozen_names
 from job.spec import JobSpec, Python
 from job.train.evaluate import Losses, evaluate, evenly_spaced
 from job.train.ledger import NotFinite
-from job.train.trainer import Interrupted, Trainer
+from job.train.trainer import Trainer
 from job.train.yardsticks import Yardsticks
 
 STEPS = 240
@@ -48,7 +49,8 @@ class Evaluation:
 
     step: int
     train: Losses
-    validation: Losses
+    validation: Losses | None
+    """None before the end of a probe that judges only its end."""
 
 
 @dataclass
@@ -65,10 +67,8 @@ class Probe:
     """Steps of an epoch."""
     reach: dict[str, Reach]
     """Reach of the heads, at the start or at the end, whichever is farther."""
-    structure: Structure
-    at_start: Activity
-    at_end: Activity
-    """The same as at the start until the probe ends."""
+    at_end: Activity = field(init=False)
+    """Known when the probe ends."""
     evaluations: list[Evaluation] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     scales: dict[str, NDArray[np.float64]] = field(default_factory=dict)
@@ -110,9 +110,10 @@ class Probe:
         return self.evaluations[-1].step >= self.planned
 
     def losses(self, task: str, split: str = "train") -> list[float]:
-        """A task's loss at each evaluation, original units."""
+        """A task's loss at each evaluation of a split, original units."""
         k = self.names.index(task)
-        return [getattr(look, split).original[k] for look in self.evaluations]
+        looks = [getattr(look, split) for look in self.evaluations]
+        return [look.original[k] for look in looks if look is not None]
 
     def end(self, task: str, split: str = "train") -> float:
         """A task's loss at the end."""
@@ -169,6 +170,11 @@ class Probe:
         trivial = self.trivial(task)
         return 1 - max(losses[-1] - left, 0.0) / trivial if trivial else math.nan
 
+    def has_fallen(self, task: str) -> bool:
+        """True if the loss ends below half of what it began with."""
+        losses = self.losses(task)
+        return losses[-1] < losses[0] / 2
+
     def is_hopeful(self, task: str) -> bool:
         """True if a run that is longer than the probe may still teach a task: its loss falls."""
         return not self.is_whole_run and self.expected_skill(task) > 0
@@ -195,12 +201,18 @@ def knows_beyond(probe: Probe, control: Probe, task: str) -> bool:
     return skill.low > 0 and skill.value - chance.value > math.hypot(skill.error, chance.error)
 
 
-def probe(training: Trainer, tick: Tick = lambda done: None, until: float = math.inf) -> Probe:
+def probe(
+    training: Trainer,
+    tick: Tick = lambda done: None,
+    until: float = math.inf,
+    validate: bool = False,
+) -> Probe:
     """Train for STEPS steps and measure. The training cannot be used afterwards.
 
-    until: time of the monotonic clock after which no further step is taken.
+    until: time of the monotonic clock after which no further step is taken. validate: whether to
+    evaluate the validation split all along, and not only at the end.
     """
-    return _Prober(training, tick, until).run()
+    return _Prober(training, tick, until, validate).run()
 
 
 def probe_inputs(spec: JobSpec, data: Dataset) -> tuple[JobSpec, Dataset]:
@@ -226,8 +238,8 @@ def probe_inputs(spec: JobSpec, data: Dataset) -> tuple[JobSpec, Dataset]:
 class _Prober:
     """Trains, and evaluates between the steps."""
 
-    def __init__(self, training: Trainer, tick: Tick, until: float) -> None:
-        self.training, self.tick = training, tick
+    def __init__(self, training: Trainer, tick: Tick, until: float, validate: bool) -> None:
+        self.training, self.tick, self.validate = training, tick, validate
         stepper, names = training.stepper, training.names
         self.model = training.model
         self.named = dict(stepper.named_parameters())
@@ -237,11 +249,7 @@ class _Prober:
         self.largest = torch.zeros(len(self.named))
         self.limit, self.until = min(training.total_steps, STEPS), until
         self.before: step_effect.Before | None = None
-        at_start = activity(training)
         self.found = Probe(
-            structure=structure(training),
-            at_start=at_start,
-            at_end=at_start,
             spec=training.spec,
             data=training.data,
             yardsticks=training.yardsticks,
@@ -269,35 +277,26 @@ class _Prober:
         found, training = self.found, self.training
         self._evaluate()
         try:
-            training.run(self._take, lambda: None, self._after_step)
-        except Interrupted:
-            pass
+            for _ in training.steps(self._take):
+                if self._after_step():
+                    break
+            training.fetch(self._take)
         except NotFinite as fault:
             found.not_finite = str(fault)
-        if found.evaluations[-1].step < training.at.step or len(found.evaluations) == 1:
-            self._evaluate()
+        if found.evaluations[-1].step == training.at.step > 0:
+            found.evaluations.pop()
+        self._evaluate(at_end=True)
         found.at_end = activity(training)
         later = reach(training)
         both = [(name, first) for name, first in found.reach.items() if name in later]
         found.reach = {name: farthest(first, later[name]) for name, first in both}
-        self._cosines(training.ledger.cosines(), training.ledger.count)
+        found.cosines = training.ledger.cosines()
         self._paths()
         return found
 
     def _take(self, event: BaseModel) -> None:
         if isinstance(event, Step):
             self.found.steps.append(event)
-        elif isinstance(event, Epoch):
-            cosines = {name: task.cosines for name, task in event.tasks.items()}
-            self._cosines(cosines, self.found.batches)
-
-    def _cosines(self, means: dict[str, dict[str, float]], steps: int) -> None:
-        """Add the mean cosines of some more steps to the means so far."""
-        grad_share = steps / max(self.training.at.step, 1)
-        for name, row in means.items():
-            mine = self.found.cosines.setdefault(name, dict.fromkeys(row, 0.0))
-            for other, cosine in row.items():
-                mine[other] = mine[other] * (1 - grad_share) + cosine * grad_share
 
     def _after_step(self) -> bool:
         """Measure after a step; return True if the probe is over."""
@@ -309,24 +308,22 @@ class _Prober:
             step_effect.add_effects(self.found.effects, self.before, self.training)
             self.before = None
         every = max(1, self.limit // EVALUATIONS)
-        if step % every == 0 or step == self.limit:
+        if step % every == 0 and step < self.limit:
             self._evaluate()
-            if len(self.found.evaluations) % 3 == 0:
+            if len(self.found.evaluations) % 3 == 0 and len(self.training.names) > 1:
                 self.before = step_effect.network_before(self.training)
         self.tick(step / self.limit)
         self.found.cut = step < self.limit and time.monotonic() > self.until
         return step >= self.limit or self.found.cut
 
-    def _evaluate(self) -> None:
-        training = self.training
-        both = (
-            evaluate(self.model, training.losses, split, training.device, chosen)
-            for split, chosen in (
-                (training.data.train, training.yardsticks.chosen),
-                (training.data.validation, None),
-            )
-        )
-        self.found.evaluations.append(Evaluation(training.at.step, *both))
+    def _evaluate(self, at_end: bool = False) -> None:
+        def of(split: Split, chosen: Tensor | None) -> Losses:
+            return evaluate(self.model, training.losses, split, training.device, chosen)
+
+        training, data = self.training, self.training.data
+        held_out = of(data.validation, None) if at_end or self.validate else None
+        train = of(data.train, training.yardsticks.chosen)
+        self.found.evaluations.append(Evaluation(training.at.step, train, held_out))
 
     # --- paths -----------------------------------------------------------------------------------
 

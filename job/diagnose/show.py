@@ -93,8 +93,8 @@ def print_diagnosis(out: Console, diagnosis: Diagnosis, raw: Json) -> None:
     steps = f"{before.evaluations[-1].step} of {before.planned} steps"
     _print_wrapped(
         out,
-        f"probe of {steps}; losses on the training split in original units; share: of the gradient "
-        f"at the shared representation z",
+        f"probe of {steps}; losses on the training split in original units; share: a task's part "
+        f"of the gradients that move the layers which all tasks share",
     )
     for line in _table(diagnosis, out.width):
         out.print(literal(line), soft_wrap=True)

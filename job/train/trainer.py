@@ -22,7 +22,7 @@ from job.events.gates import Verdict
 from job.events.worth import worth
 from job.model.built_in import BuiltIn
 from job.model.losses import TaskLoss
-from job.spec import JobSpec
+from job.spec import JobSpec, Plateau
 from job.spec.training import watched
 from job.train.alarms.of_data import data_alarms
 from job.train.alarms.of_training import (
@@ -139,6 +139,24 @@ class Trainer:
                 or self.at.best_epoch.get(kept.watched or "") == self.at.epoch
             ):
                 save()
+
+    def steps(self, emit: Emit) -> Iterator[None]:
+        """Take the steps of a run one by one, without all that only judges or keeps them.
+
+        There are no alarms, gates and checkpoints, and an epoch ends without an evaluation but
+        where the learning rate waits for one. Raises NotFinite as `run` does.
+        """
+        while self.at.epoch < self.spec.train.epochs:
+            for batch in self._rest_of_epoch():
+                self._step(batch)
+                if _due(self.spec.log.every, self.at.step):
+                    self.fetch(emit)
+                yield
+            self.fetch(emit)
+            self.at.epoch, self.at.batch = self.at.epoch + 1, 0
+            self.stepper.balancer.end_epoch()
+            if isinstance(self.spec.train.schedule, Plateau):
+                self._remember({"validation": self._evaluate(self.data.validation, self.losses)})
 
     def _compile(self) -> float:
         """Compile the network for its first batch; returns the seconds."""
@@ -261,17 +279,7 @@ class Trainer:
             "train": self._evaluate(self.data.train, self.losses, self.yardsticks.chosen),
             "validation": self._evaluate(self.data.validation, self.losses, plots=last),
         }
-        at.remember(
-            self.names,
-            splits,
-            watched_scores(self.spec),
-            {
-                watched(task.name, metric.name): metric.higher_is_better
-                for task in self.spec.tasks
-                for metric in task.own_metrics
-            },
-        )
-        note_plateau(self.spec.train.schedule, at)
+        self._remember(splits)
         self._count_time()
         epoch = Epoch(
             epoch=at.epoch,
@@ -296,6 +304,16 @@ class Trainer:
             emit(result)
         if self.finished:
             self._emit_last(emit, splits["validation"] if last else None)
+
+    def _remember(self, splits: Mapping[str, Losses]) -> None:
+        """Note the scores of an epoch, and a fall of the rate that they bring."""
+        own = {
+            watched(task.name, metric.name): metric.higher_is_better
+            for task in self.spec.tasks
+            for metric in task.own_metrics
+        }
+        self.at.remember(self.names, splits, watched_scores(self.spec), own)
+        note_plateau(self.spec.train.schedule, self.at)
 
     def _noise_scale(self) -> float | None:
         """The gradient's noise scale over the epoch's steps; None if no batch had parts."""

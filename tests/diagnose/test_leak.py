@@ -1,4 +1,4 @@
-"""A leak of the target into a feature: found by rank, and only if there are samples enough."""
+"""A leak of the target into features: into one, found by rank, or into a sum that hides it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from job.diagnose.case import Finding
 from job.diagnose.causes.targets import FEWEST, _leak, _ranks
+from job.diagnose.neighbours import Rows, hidden_formula
 from tests.support.nets import task
 
 
@@ -73,3 +74,36 @@ def test_one_outlier_is_no_leak() -> None:
     features, target = draw(100, 4, 1), draw(100, 1, seed=1)
     features[7], target[7] = 1e6, 1e6
     assert leak(features, target) is None
+
+
+def rows(x: Tensor, y: Tensor) -> tuple[Rows, Rows]:
+    """The rows of both splits."""
+    places = torch.arange(len(x))
+    whole = Rows(x.double(), y.double()[:, None], places)
+    return whole.at(places[::2]), whole.at(places[1::2])
+
+
+def test_a_sum_that_hides_the_target_is_a_leak() -> None:
+    """Two features with the same noise, of both signs, have the target as their sum."""
+    x, y, noise = draw(400, 6), draw(400, seed=1), draw(400, seed=2)
+    x[:, 2], x[:, 5] = (y + 4 * noise) / 4, -noise
+    found = hidden_formula(*rows(x, y))
+    assert found is not None
+    assert found.columns == [2, 5]
+    assert found.explained > 0.9999
+    assert found.alone < 0.1
+
+
+def test_an_honest_sum_is_none() -> None:
+    """Parts that do not cancel are what a task may well be made of, and so is a noisy difference
+    of what goes together."""
+    x, noise = draw(400, 6), draw(400, seed=2)
+    assert hidden_formula(*rows(x, x[:, 2] + x[:, 5])) is None
+    x[:, 5] = x[:, 2] + 0.2 * x[:, 5]
+    assert hidden_formula(*rows(x, x[:, 2] - x[:, 5] + 0.02 * noise)) is None
+
+
+def test_few_rows_have_no_sum() -> None:
+    """With as many features as rows any target is a sum of them."""
+    x, y = draw(40, 30), draw(40, seed=1)
+    assert hidden_formula(*rows(x, y)) is None

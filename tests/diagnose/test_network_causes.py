@@ -21,6 +21,7 @@ from job.diagnose.inside.modes import modes
 from job.diagnose.inside.ranges import ranges
 from job.diagnose.inside.relus import relus
 from job.diagnose.inside.signals import signals
+from job.diagnose.inside.twins import Twins, twin_layers
 from job.diagnose.probe import probe, probe_inputs
 from job.diagnose.reach import reach
 from job.spec.read import parse_spec, with_digests
@@ -41,6 +42,7 @@ INSIDE: set[Mechanism] = {
     "batch_norm",
     "exploding",
     "vanishing",
+    "initialization",
 }
 TRAIN = {"epochs": 1, "batch_size": 32, "threads": 1}
 QUICK = {"softmax of one"}
@@ -135,6 +137,23 @@ def test_looking_inside_changes_nothing(tmp_path: Path) -> None:
     for mine, its in zip(probed.steps, run.steps, strict=True):
         for task in spec.task_names:
             assert mine.tasks[task].loss == its.tasks[task].loss
+
+
+def test_units_that_are_one_are_counted(tmp_path: Path) -> None:
+    """A layer whose units have the same weights, 0 or not; with one unit apart it is none."""
+    made = training(OwnProblem(SOUND["plain"]), tmp_path)
+    assert twin_layers(made.model) == []
+    first, second = (made.model.get_submodule(f"own.{name}") for name in ("first", "second"))
+    assert isinstance(first, nn.Linear)
+    assert isinstance(second, nn.Linear)
+    with torch.no_grad():
+        first.weight[:] = torch.randn(1, first.weight.shape[1])
+        second.weight.zero_()
+    assert twin_layers(made.model) == [Twins("first", 64, False), Twins("second", 32, True)]
+    with torch.no_grad():
+        first.weight[3] += 0.1
+    second.weight.requires_grad_(False)
+    assert twin_layers(made.model) == []
 
 
 def test_units_that_never_fire_are_counted(tmp_path: Path) -> None:

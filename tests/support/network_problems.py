@@ -360,6 +360,12 @@ FAULTS: dict[str, OwnFault] = {
         "vanishing",
         "start the weights as torch does",
     ),
+    "units that are one": OwnFault(
+        OwnProblem(_stack(2, "ReLU", "nn.init.constant_(linear.weight, 1.0)")),
+        OwnProblem(_stack(2, "ReLU")),
+        "initialization",
+        "all 32 units of stack.0, stack.2 start with the same weights",
+    ),
     "huge start": OwnFault(
         OwnProblem(_stack(4, "ReLU", "nn.init.normal_(linear.weight, std=3.0)")),
         OwnProblem(_stack(4, "ReLU")),

@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from job.diagnose.probe import Probe
+from job.diagnose.inside.look import activity
+from job.diagnose.probe import Probe, probe
+from job.train.trainer import Trainer
 from tests.support.command import ROOT
 from tests.support.network_problems import FAULTS
-from tests.support.shown_causes import PAIRS, probe_of
+from tests.support.shown_causes import PAIRS, probe_of, training_for
 
 FOLDER = ROOT / "docs" / "pictures" / "diagnosis"
 WIDTH, HEIGHT = 520, 240
@@ -141,21 +143,23 @@ def layers(title: str, faulty: Sequence[float], mended: Sequence[float], vertica
     return svg(title, parts, vertical, "layers, from the inputs to the outputs")
 
 
-def _fired(run: Probe) -> list[float]:
-    return [1 - relu.dead for relu in run.at_end.relus]
+def _fired(training: Trainer) -> list[float]:
+    return [1 - relu.dead for relu in probe(training).at_end.relus]
 
 
-def _signal(run: Probe) -> list[float]:
+def _signal(training: Trainer) -> list[float]:
     """How far samples differ at each layer with weights, over the size of what it makes."""
-    seen = [each for each in run.at_end.signals.layers if each.gradients and each.feeds]
+    layers = probe(training).at_end.signals.layers
+    seen = [each for each in layers if each.gradients and each.feeds]
     return [each.signal / each.size if each.size else 0.0 for each in seen]
 
 
-def _size(run: Probe) -> list[float]:
-    return [each.size for each in run.at_start.signals.layers if each.gradients and each.feeds]
+def _size(training: Trainer) -> list[float]:
+    layers = activity(training).signals.layers
+    return [each.size for each in layers if each.gradients and each.feeds]
 
 
-BARS: dict[str, tuple[str, str, str, Callable[[Probe], list[float]]]] = {
+BARS: dict[str, tuple[str, str, str, Callable[[Trainer], list[float]]]] = {
     "dead_units": ("dead from the start", "units that fire for some sample", "share", _fired),
     "vanishing": ("deep sigmoids", "how far samples differ at each layer", "of its size", _signal),
     "exploding": ("huge start", "size of what each layer makes", "root mean square", _size),
@@ -167,7 +171,7 @@ def drawn(cause: str) -> str:
     """The picture of a cause."""
     if cause in BARS:
         fault, title, vertical, measure = BARS[cause]
-        pair = probe_of(FAULTS[fault].faulty), probe_of(FAULTS[fault].repaired)
+        pair = [training_for(each) for each in (FAULTS[fault].faulty, FAULTS[fault].repaired)]
         return layers(title, measure(pair[0]), measure(pair[1]), vertical)
     task, faulty, mended = PAIRS[cause]
     return curves(task, probe_of(faulty), probe_of(mended))

@@ -316,7 +316,7 @@ class Fault(NamedTuple):
 
 
 FAULTS = {
-    "far_off": Fault(far_off, "travel_budget", "level", "steps of AdamW"),
+    "far_off": Fault(far_off, "travel_budget", "level", "a step of AdamW"),
     "saturated": Fault(saturated, "saturated_loss", "path", "wrong where its sigmoid is flat"),
     "starved": Fault(starved, "starved", "path", "weight ×0.00"),
     "opposed": Fault(opposed, "conflict", None, "their mean cosine is -0."),

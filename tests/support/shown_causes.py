@@ -30,8 +30,8 @@ class Run:
     plant: Plant = lambda arrays: None
     split: str = "random"
 
-    def probe(self) -> Probe:
-        """Train its first steps."""
+    def training(self) -> Trainer:
+        """Its trainer, before the first step."""
         arrays, tasks = DATA[self.data]()
         self.plant(arrays)
         size = len(arrays["features"])
@@ -48,21 +48,26 @@ class Run:
             np.savez(Path(folder) / "data.npz", **arrays)  # type: ignore[arg-type]  # its flag
             path = Path(folder) / "spec.json"
             path.write_text(json.dumps(spec))
-            return probed(path)
+            return training_of(path)
 
 
-def probed(path: Path) -> Probe:
-    """The probe of a spec."""
+def training_of(path: Path) -> Trainer:
+    """The trainer of a spec's probe."""
     spec = with_digests(parse_spec(path.read_text(), str(path)), path.parent)
-    return probe(Trainer(*probe_inputs(spec, load(spec, path.parent))))
+    return Trainer(*probe_inputs(spec, load(spec, path.parent)))
+
+
+def training_for(problem: Run | OwnProblem) -> Trainer:
+    """The trainer of a problem's probe."""
+    if isinstance(problem, Run):
+        return problem.training()
+    with tempfile.TemporaryDirectory() as folder:
+        return training_of(problem.write(Path(folder)))
 
 
 def probe_of(problem: Run | OwnProblem) -> Probe:
-    """The probe of a problem."""
-    if isinstance(problem, Run):
-        return problem.probe()
-    with tempfile.TemporaryDirectory() as folder:
-        return probed(problem.write(Path(folder)))
+    """The probe of a problem, validated all along."""
+    return probe(training_for(problem), validate=True)
 
 
 # --- what is drawn --------------------------------------------------------------------------------

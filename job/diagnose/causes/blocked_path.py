@@ -54,12 +54,12 @@ def _without_gradient(case: Case, k: int, name: str) -> Finding:
     task = case.first.spec.tasks[k]
     evidence = (
         f"the gradient of {_named(case.first.without_gradient[name])} is 0 in all of "
-        f"{len(case.first.steps)} steps"
+        f"{len(case.first.steps)} steps, so that training leaves them as they started"
     )
     if task.activation != "identity":
         edit = Edit(("tasks", k, "activation"), "identity")
         best = case.best_edits([(edit,)], [name], at_any_cost=True)
-        evidence += f": its activation {task.activation} is flat at the present outputs"
+        evidence += f": its activation {task.activation} is flat where all its outputs are"
         if best is not None:
             edits, after = best
             effect = skill_changes(case.now, after, [name])
@@ -78,8 +78,9 @@ def _dead(case: Case, name: str) -> Finding:
     optimizer = case.spec.optimizer
     lr = optimizer.head_lr or optimizer.lr
     evidence = (
-        f"{case.now.dead[name]:.0%} of its projection's units are 0 for every sample, so that "
-        f"almost no gradient passes: its ReLU has died (head_lr {lr:g})"
+        f"{case.now.dead[name]:.0%} of the units in the first layer of its head are 0 for every "
+        f"sample: a ReLU passes no gradient where it gives 0, so that they stay so and the task "
+        f"learns nothing (head_lr {lr:g})"
     )
     rates = [(Edit(("optimizer", "head_lr"), float(f"{lr / by:.1g}")),) for by in (3, 10, 30)]
     best = case.best_edits(rates, [name])
@@ -88,7 +89,7 @@ def _dead(case: Case, name: str) -> Finding:
             "blocked_path",
             name,
             evidence,
-            "start its biases higher, in the code: no edit of the spec helped",
+            "start the biases of that layer higher, in the code: no lower head_lr helped",
         )
     edits, after = best
     effect = f"{after.dead[name]:.0%} of them are 0; {skill_changes(case.now, after, [name])}"

@@ -30,10 +30,12 @@ def findings(case: Case) -> Iterator[Finding]:
         yield Finding(
             "conflict",
             harmed,
-            f"its gradient at the shared representation z points against {other}'s: their mean "
-            f"cosine is {case.now.cosines[a][b]:.2f}; {effect.steps} measured steps changed its "
-            f"loss through the trunk by {effect.measured:+.1%} in all ({effect.predicted:+.1%} as "
-            f"predicted from the gradients)",
+            f"in the layers that the tasks share it pulls against {other}: their mean cosine is "
+            f"{case.now.cosines[a][b]:.2f} (1: both gradients ask for the same change, 0: they "
+            f"have nothing to do with each other, -1: each asks for what harms the other). "
+            f"{effect.steps} measured steps changed its loss by {effect.measured:+.1%} in all by "
+            f"what they did to those layers ({effect.predicted:+.1%} as predicted from the "
+            f"gradients)",
             remedy(edits),
             edits,
             skill_changes(case.now, after, [a, b]),

@@ -16,8 +16,12 @@ RISEN = 1.5
 """A loss of more than this many times an earlier one has risen."""
 LOWER = (3, 10, 30, 100)
 """Divisors of the rate that are tried."""
+LOWEST = (1000, 10_000)
+"""Divisors that are tried if values are not finite at any other, nor with other scales."""
 HIGHER = (10, 100, 1000)
 """Factors of the rate that are tried."""
+BETWEEN = 3
+"""Factor that is tried if the others help a task and harm another."""
 HIGHEST, FASTEST = {"sgd": 1.0}, 0.03
 """The highest rate that is tried, by optimizer; of the others FASTEST, beyond which Adam breaks."""
 
@@ -51,6 +55,25 @@ def too_high(case: Case) -> Iterator[Finding]:
     yield Finding("learning_rate", None, evidence, remedy(edits), edits, effect, helped)
 
 
+def far_too_high(case: Case) -> Iterator[Finding]:
+    """A finding if values are finite at a rate that is lower by far, and at no other."""
+    if not case.now.not_finite:
+        return
+    for by in LOWEST:
+        edits = _times(case.spec, 1 / by)
+        after = case.probe_with(*edits)
+        if after is None or not all(map(after.has_fallen, after.names)):
+            continue
+        evidence = (
+            f"at lr {case.spec.optimizer.lr:g}, {case.now.not_finite}; no better at a hundredth of "
+            f"it. At {after.spec.optimizer.lr:g} every loss falls"
+        )
+        effect = skill_changes(case.now, after, case.open_tasks)
+        case.accept(edits, after)
+        yield Finding("learning_rate", None, evidence, remedy(edits), edits, effect)
+        return
+
+
 def too_low(case: Case) -> Iterator[Finding]:
     """A finding if weak tasks learn at a rate that is higher by more than the run is longer.
 
@@ -60,7 +83,11 @@ def too_low(case: Case) -> Iterator[Finding]:
     weak, now = case.weak(), case.now
     highest = HIGHEST.get(now.spec.optimizer.kind, FASTEST)
     rates = [_times(now.spec, by) for by in HIGHER if now.spec.optimizer.lr * by <= highest]
-    best = case.best_edits(rates, weak) if weak else None
+    helpful = case.helpful_edits(rates, weak) if weak else []
+    if helpful and all(case.harmed(probe) for _, probe in helpful):
+        rates = [_times(now.spec, BETWEEN), *rates]
+        helpful = case.helpful_edits(rates[:1], weak)
+    best = case.best_of(helpful, weak)
     longer = now.planned / now.evaluations[-1].step
     if best is not None and longer > RISEN:
         best = _beyond(case, _times(now.spec, longer), best, weak)

@@ -65,11 +65,12 @@ def _evidence(spec: JobSpec, k: int, share: float) -> str:
     if isinstance(task.loss, Huber) and task.activation == "identity":
         return (
             f"{share:.0%} of its elements have an error beyond Huber's delta of "
-            f"{task.loss.delta:g}: there the gradient is the same, however large the error is"
+            f"{task.loss.delta:g}: there the gradient is the same, however large the error is, so "
+            f"that small errors and huge ones move the weights alike"
         )
     return (
         f"{share:.0%} of its elements are wrong where its {task.activation} is flat: there almost "
-        f"no gradient passes"
+        f"no gradient passes, so that training cannot put them right"
     )
 
 

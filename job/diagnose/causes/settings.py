@@ -19,7 +19,9 @@ from job.spec import Arrays, Conv1d, Conv2d, JobSpec, Lstm, Mlp, Python, Transfo
 from job.spec.patch import Edit
 
 FAR = 30.0
-"""A feature's spread this many times more or less than 1, or than another's, is far off."""
+"""A target's spread this many times less than 1, or than its distance from 0, is far off."""
+UNEVEN = 10.0
+"""A feature's spread this many times more or less than 1 is a suspect, as scaling it is tried."""
 NORMAL = 1.349
 """Interquartile range of a normal distribution, in standard deviations."""
 DECAY = {"adamw": (0.1, 0.01), "muon": (0.1, 0.01), "adam": (1e-3, 0.0), "sgd": (1e-2, 1e-4)}
@@ -47,6 +49,12 @@ class _Suspect:
 def findings(case: Case) -> Iterator[Finding]:
     """Findings on settings of data, training and trunk."""
     yield from _to_blame(case, _suspects(case))
+
+
+def of_divergence(case: Case) -> Iterator[Finding]:
+    """Findings on scales that make values infinite at every rate that was tried."""
+    if case.now.not_finite:
+        yield from _to_blame(case, [*_scales(case), *_target_scales(case)])
 
 
 def usual(case: Case) -> tuple[Edit, ...]:
@@ -131,7 +139,7 @@ def _far_features(probe: Probe, of: str) -> list[tuple[str, float]]:
     middle = stats.middle_half[varies] / NORMAL / scale[varies]
     # Heavy tails leave the middle half of the values in a small part of the deviation.
     spreads = np.where((middle > 0) & (_off(middle) > _off(deviation)), middle, deviation)
-    far = sorted(np.flatnonzero(_off(spreads) > np.log(FAR)), key=lambda i: -_off(spreads)[i])
+    far = sorted(np.flatnonzero(_off(spreads) > np.log(UNEVEN)), key=lambda i: -_off(spreads)[i])
     return [(probe.data.feature_name(of, int(varies[i])), float(spreads[i])) for i in far]
 
 
@@ -165,7 +173,7 @@ def _dropout(spec: JobSpec) -> Iterator[_Suspect]:
 def _clip(spec: JobSpec) -> Iterator[_Suspect]:
     clip = spec.train.clip
     if clip is not None and clip < CLIP:
-        evidence = f"gradients longer than {clip:g} are cut to that length"
+        evidence = f"gradients longer than {clip:g} are cut to that length, so that steps are short"
         yield _Suspect("clip", None, evidence, (Edit(("train", "clip"), None),))
 
 
@@ -191,7 +199,10 @@ def _width(spec: JobSpec) -> Iterator[_Suspect]:
             edit = Edit(("model", "width"), USUAL_WIDTH)
         case _:
             return
-    evidence = f"all that the tasks know of a sample passes a layer of {width}"
+    evidence = (
+        f"all that the network makes of a sample must pass a layer of {width} numbers, which the "
+        f"tasks share"
+    )
     yield _Suspect("width", None, evidence, (edit,))
 
 
@@ -211,7 +222,8 @@ def _initialization(spec: JobSpec) -> Iterator[_Suspect]:
 def _target_scales(case: Case) -> Iterator[_Suspect]:
     """Targets of weak tasks whose spread is tiny beside 1, or beside their distance from 0.
 
-    Of those with a large spread, job.diagnose.causes.travel_budget tells whether they are too far.
+    Of those with a large spread, job.diagnose.causes.travel_budget tells whether they are too far;
+    here they are suspects only where values are not finite.
     """
     for k, task in enumerate(case.spec.tasks):
         plain = task.transform.kind == "none" and task.activation == "identity"
@@ -220,7 +232,8 @@ def _target_scales(case: Case) -> Iterator[_Suspect]:
         target = case.first.data.train.targets[task.name]
         known = target[labelled(target).reshape(target.shape)].double()
         mean, spread = float(known.mean()), float(known.std())
-        if 0 < spread < max(1.0, abs(mean)) / FAR:
+        large = case.now.not_finite is not None and spread > FAR
+        if large or 0 < spread < max(1.0, abs(mean)) / FAR:
             evidence = (
                 f"its targets have mean {mean:.4g} and standard deviation {spread:.3g}, and a "
                 f"network's outputs start near 0 with a spread near 1"

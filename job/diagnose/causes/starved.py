@@ -57,7 +57,7 @@ def _balancers(case: Case) -> Iterator[tuple[Edit, ...]]:
 
 
 def _evidence(probe: Probe, name: str) -> str:
-    """A task's share and its factors, each relative to the tasks' geometric mean."""
+    """A task's share and its factors, each beside the tasks' geometric mean."""
     factors = {n: _factors(probe, n) for n in probe.names}
     parts = []
     for what, mine in factors[name].items():
@@ -67,9 +67,10 @@ def _evidence(probe: Probe, name: str) -> str:
     at, steps = grad_share(probe, name), len(probe.steps)
     weight = probe.mean_of(name, "weight")
     return (
-        f"it gives {at:.1%} of the gradient at the shared representation z over {steps} steps; an "
-        f"even share is {1 / len(probe.names):.0%}; its effective weight is {weight:.3g}; relative "
-        f"to the tasks' geometric mean: {', '.join(parts)}"
+        f"of the gradients that move the layers which the tasks share, {at:.1%} is its own over "
+        f"{steps} steps; an even share is {1 / len(probe.names):.0%}. So these layers learn what "
+        f"the other tasks need. Its weight is {weight:.3g} in all; what its share comes from, "
+        f"beside a typical task: {', '.join(parts)}"
     )
 
 
@@ -94,5 +95,6 @@ def _factors(probe: Probe, name: str) -> dict[str, float]:
         "weight": by_hand,
         normed: abs(weight) / by_hand,
         "mean over its outputs": reduction,
-        "its head and errors": probe.mean_of(name, "grad_norm") / reduction,
+        "size of its errors and of its head's weights": probe.mean_of(name, "grad_norm")
+        / reduction,
     }

@@ -9,9 +9,12 @@ from torch import Tensor
 
 from job.data.dataset import Dataset
 from job.diagnose.case import Case, Finding, remedy, skill_changes
+from job.diagnose.neighbours import column_names, hidden_formula, rows_of
+from job.diagnose.probe import SAMPLES as PROBED
 from job.model.baselines import is_constant
 from job.model.labels import is_complete, labelled
 from job.model.losses import RANGES, TaskLoss, share_outside
+from job.model.skill import LEAST_OTHERS
 from job.spec import SkillGate, Task
 from job.spec.patch import Edit
 from job.train.alarms.of_training import OUTSIDE
@@ -41,7 +44,8 @@ def findings(case: Case) -> Iterator[Finding]:
         else:
             data = case.first.data
             leaks = (_leak(task, target[chosen], *_of_input(data, k, chosen)) for k in data.stats)
-            finding = next(filter(None, leaks), None) or _common(case, task, target)
+            finding = next(filter(None, leaks), None) or _sum_leak(task, data)
+            finding = finding or _common(case, task, target)
         if finding is not None:
             yield finding
 
@@ -135,6 +139,27 @@ def _leak(
     )
 
 
+def _sum_leak(task: Task, data: Dataset) -> Finding | None:
+    """The finding on features that give a number away together, and not one by one."""
+    if task.loss.of_classes or task.level == "step" or (rows := rows_of(data, task)) is None:
+        return None
+    if (found := hidden_formula(rows["train"], rows["validation"])) is None:
+        return None
+    names, every = [], column_names(data)
+    for column, part in zip(found.columns, found.parts, strict=True):
+        names.append(f"{every[column]} ({part:.2g})")
+    return Finding(
+        "targets",
+        task.name,
+        f"a weighted sum of {len(names)} features is the target: it tells {found.explained:.3%} of "
+        f"the variance on the validation split, and the best of them alone {found.alone:.1%}. They "
+        f"are {', '.join(names)}; in brackets, what each adds, in standard deviations of the "
+        f"target: most of that cancels in the sum, so that they were made from the target, which "
+        f"leaks into the features",
+        "remove these features from the data: no edit of the spec does that",
+    )
+
+
 def _of_input(
     data: Dataset, of: str, chosen: Tensor
 ) -> tuple[Tensor, Tensor | None, Callable[[int], str]]:
@@ -169,16 +194,29 @@ def _correlations(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _common(case: Case, task: Task, target: Tensor) -> Finding | None:
-    """The finding on a task that only predicts its most common class."""
-    if task.loss.of_classes:
-        classes = target[labelled(target)]
-        share = torch.bincount(classes).max().item() / classes.numel()
-    elif task.loss.kind == "binary_cross_entropy":
-        ones = target[labelled(target)].double().mean().item()
-        share = max(ones, 1 - ones)
-    else:
+    """The finding on a task whose other classes are few: not learned, or too few to tell."""
+    if not (task.loss.of_classes or task.loss.kind == "binary_cross_entropy"):
         return None
-    if share < COMMON or case.first.skill(task.name, "validation") > HARDLY:
+    labels = target[labelled(target)]
+    if bool((labels != labels.round()).any()):  # shares in place of classes
+        return None
+    counts = torch.bincount(labels.long())
+    share = counts.max().item() / counts.sum().item()
+    if share < COMMON:
+        return None
+    rare = int(counts.sum() - counts.max()), _others(case, task, int(counts.argmax()))
+    if rare[1] is not None and rare[1] < LEAST_OTHERS:
+        evidence = (
+            f"one class is right for {share:.1%} of its elements; of all others together there are "
+            f"{rare[0]} in the training split and {rare[1]} in the validation split. {rare[1]} "
+            f"cannot tell whether they are learned: at least {LEAST_OTHERS} are needed"
+        )
+        more = (
+            "collect more of the rare ones, and see that enough of them are held out (data.split, "
+            "data.validation); until then no score of this task means anything for them"
+        )
+        return Finding("targets", task.name, evidence, more)
+    if case.first.skill(task.name, "validation") > HARDLY:
         return None
     evidence = (
         f"one class is right for {share:.1%} of its elements: always predicting it has a loss of "
@@ -193,3 +231,12 @@ def _common(case: Case, task: Task, target: Tensor) -> Finding | None:
     case.accept([gate], case.now)  # a probe has no gates
     resample += f"; set {gate}, so that a run that knows no more than that fails"
     return Finding("targets", task.name, evidence, resample, (gate,))
+
+
+def _others(case: Case, task: Task, common: int) -> int | None:
+    """Validation labels of another class; None if a probe sees only a part of that split."""
+    validation = case.first.data.validation
+    if len(validation) >= PROBED:
+        return None
+    target = validation.targets[task.name]
+    return int((target[labelled(target)] != common).sum())

@@ -119,7 +119,7 @@ def _evidence(case: Case, name: str, reach: Reach) -> str:
     rate = case.spec.optimizer.head_lr or case.spec.optimizer.lr
     adam = "Adam" if case.spec.optimizer.kind == "adam" else "AdamW"  # which updates Muon's heads
     return (
-        f"{case.now.planned} steps of {adam} at lr {rate:g} can move {moved} "
-        f"{can * scale:.2g}{what} with its head's inputs, but its targets need "
-        f"{must * scale:.2g}{what}: {min(level, spread):.2g} of the way"
+        f"a step of {adam} changes a weight by about the learning rate, however large the error. "
+        f"So {case.now.planned} steps at lr {rate:g} can move {moved} {can * scale:.2g}{what}, but "
+        f"its targets need {must * scale:.2g}{what}: {min(level, spread):.2g} of the way"
     )

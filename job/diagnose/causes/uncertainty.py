@@ -60,9 +60,10 @@ def _frozen(case: Case, balance: Uncertainty, late: dict[str, _Gap]) -> Iterator
     # Adam moves a log variance by about its rate a step: it arrives at the end, or at a quarter.
     rates = {float(f"{min(max(k * widest / case.now.planned, lr), 1):.1g}") for k in (1, 4)}
     evidence = (
-        f"its weight went from {0.5 * by_hand:.3g} to {gap.weight:.3g} in {len(case.now.steps)} "
-        f"steps at lr {lr:g}; it would settle at {by_hand:g}/(2 loss) = {gap.rest:.3g}: at that "
-        f"pace it does not get there in this run"
+        f"its weight among the tasks is learned: it went from {0.5 * by_hand:.3g} to "
+        f"{gap.weight:.3g} in {len(case.now.steps)} steps at lr {lr:g}, and suits the task's loss "
+        f"at {by_hand:g}/(2 loss) = {gap.rest:.3g}: at that pace it does not get there in this "
+        f"run, and the task counts for too little or too much"
     )
     best = case.best_edits(
         [(Edit(("balance", "lr"), rate),) for rate in sorted(rates)], case.open_tasks
@@ -76,7 +77,12 @@ def _frozen(case: Case, balance: Uncertainty, late: dict[str, _Gap]) -> Iterator
     elif case.not_learning() or any(
         grad_share(case.now, n) < STARVED / len(case.now.names) for n in late
     ):
-        yield Finding("uncertainty", name, evidence, "a higher rate alone did not help")
+        yield Finding(
+            "uncertainty",
+            name,
+            evidence,
+            "set balance to another kind: a higher balance.lr alone did not help",
+        )
 
 
 def _resting(case: Case, balance: Uncertainty) -> Iterator[Finding]:
@@ -88,8 +94,9 @@ def _resting(case: Case, balance: Uncertainty) -> Iterator[Finding]:
         [(Edit(("balance",), {"kind": kind} | weights),) for kind in kinds], stuck
     )
     evidence = (
-        "all learned weights have settled at weight/(2 loss): each loss is divided by itself, "
-        "which is loss normalisation and no more"
+        "all learned weights have settled at weight/(2 loss), so that each loss is divided by "
+        "itself: every task counts the same, and a task that needs more of the shared layers does "
+        "not get it"
     )
     if best is None:
         same = "running_mean gives the same weights, without parameters that lag behind"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from job.diagnose.case import GAIN, Case, Finding
+from job.diagnose.case import GAIN, Case, Finding, is_risen
 from job.diagnose.causes import learning_rate, settings
 from job.diagnose.neighbours import rows_of, skill_within
 from job.diagnose.probe import Probe
@@ -21,7 +21,8 @@ def findings(case: Case, explained: set[str]) -> Iterator[Finding]:
     if not any(case.now.knows(name) for name in case.now.names):
         return
     for name in case.open_tasks:
-        if name in explained or case.now.is_hopeful(name) or case.now.knows(name):
+        known = case.now.knows(name) or case.first.knows(name)
+        if name in explained or known or case.now.is_hopeful(name):
             continue
         measurable = case.now.measured(name) is not None
         if not measurable or (alone := case.probe_with(*_alone(case, name))) is None:
@@ -38,6 +39,8 @@ def findings(case: Case, explained: set[str]) -> Iterator[Finding]:
         if max(probe.skill(name) for probe in (alone, *(each for _, each in tried))) < -GAIN:
             continue  # not even the trivial prediction is reached, so the features are not to blame
         if best is not None and best[1].knows(name):
+            if not is_risen(case.now, best[1], name):
+                continue
             evidence += f", and {_skill(best[1], name)} when trained alone with {best[0]}"
             yield Finding(
                 "conflict", name, evidence, "give it a run of its own, with these settings"
@@ -66,9 +69,9 @@ def _is_told(case: Case, name: str) -> bool:
 def unexplained(case: Case, control: Probe, name: str) -> Finding:
     """The finding on a task without skill for which no cause was found."""
     evidence = (
-        f"its skill on the validation split is {_skill(case.now, name)}, and with permuted "
-        f"targets, of which nothing can be known, {_skill(control, name)}; {case.probes} probes "
-        f"found no cause"
+        f"its skill on the validation split is {_skill(case.now, name)}, and "
+        f"{_skill(control, name)} in a trial with the targets in random order, where nothing can "
+        f"be learned; {case.probes} trials found no cause"
     )
     remedy = (
         "check that each label stands in the row of its features, that the features can tell the "

@@ -13,7 +13,7 @@ import torch
 
 from job.diagnose.inside.leaves import leaves
 from job.diagnose.inside.modes import NORMS
-from job.diagnose.inside.undisturbed import undisturbed
+from job.model.undisturbed import undisturbed
 from job.train.evaluate import evenly_spaced
 from job.train.trainer import Trainer
 
@@ -55,7 +55,7 @@ def batch_norms(training: Trainer) -> BatchNorms:
     inputs = train.inputs_of(chosen, training.device)
     apart, losses = {}, {}
     kept: dict[NORMS, float | None] = {}
-    with undisturbed(model), torch.no_grad():
+    with undisturbed(model, training=False), torch.no_grad():
         for layer in found.values():
             layer.train().reset_running_stats()
             layer.momentum, kept[layer] = None, layer.momentum  # a plain mean over the batches

@@ -10,6 +10,7 @@ from job.diagnose.inside.modes import Modes, modes
 from job.diagnose.inside.ranges import Range, ranges
 from job.diagnose.inside.relus import Relu, relus
 from job.diagnose.inside.signals import Signals, signals
+from job.diagnose.inside.twins import Twins, twin_layers
 from job.train.trainer import Trainer
 
 
@@ -31,6 +32,7 @@ class Activity:
     signals: Signals
     relus: list[Relu]
     batch_norms: BatchNorms
+    twins: list[Twins]
 
 
 def structure(training: Trainer) -> Structure:
@@ -40,4 +42,5 @@ def structure(training: Trainer) -> Structure:
 
 def activity(training: Trainer) -> Activity:
     """The activity of a network as it is now."""
-    return Activity(signals(training), relus(training), batch_norms(training))
+    model = training.model
+    return Activity(signals(training), relus(training), batch_norms(training), twin_layers(model))

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from job.diagnose.inside.leaves import leaves, watched
-from job.diagnose.inside.undisturbed import undisturbed
 from job.model.dropout import Dropout
 from job.model.network import Inputs, Network
+from job.model.undisturbed import undisturbed
 from job.train.evaluate import evenly_spaced
 from job.train.trainer import Trainer
 
@@ -37,7 +37,7 @@ def modes(training: Trainer) -> Modes:
     """Compare the modes of a network."""
     model, train = training.model, training.data.train
     inputs = train.inputs_of(evenly_spaced(len(train), SAMPLES), training.device)
-    with undisturbed(model), torch.no_grad():
+    with undisturbed(model, training=False), torch.no_grad():
         first, second = _evaluated(training, inputs, 1), _evaluated(training, inputs, 2)
         model.train()
         model(inputs)  # which may set a mode

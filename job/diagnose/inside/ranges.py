@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from job.diagnose.inside.undisturbed import undisturbed
 from job.errors import InputError
 from job.model.losses import TaskLoss
+from job.model.undisturbed import undisturbed
 from job.train.evaluate import evenly_spaced
 from job.train.trainer import Trainer
 
@@ -52,7 +52,7 @@ def ranges(training: Trainer) -> dict[str, Range]:
     named = {name: p.detach() for name, p in model.named_parameters()}
     generator = torch.Generator().manual_seed(0)
     seen: list[tuple[list[Tensor], list[Tensor]]] = [([], []) for _ in training.losses]
-    with undisturbed(model), torch.no_grad():
+    with undisturbed(model, training=False), torch.no_grad():
         for i in [0] * DRAWS + [1] * DRAWS:
             moved = {n: _moved(p, (NEAR, FAR)[i], generator) for n, p in named.items()}
             try:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from job.diagnose.inside.leaves import watched
-from job.diagnose.inside.undisturbed import undisturbed
+from job.model.undisturbed import undisturbed
 from job.train.evaluate import evenly_spaced
 from job.train.trainer import Trainer
 
@@ -84,7 +84,7 @@ class _Counter:
 def relus(training: Trainer) -> list[Relu]:
     """The ReLUs of a network as it is now, in the order in which they are computed."""
     model, train, counter = training.model, training.data.train, _Counter()
-    with undisturbed(model), torch.no_grad(), watched(model, counter.take_layer):
+    with undisturbed(model, training=False), torch.no_grad(), watched(model, counter.take_layer):
         for some in evenly_spaced(len(train), SAMPLES).split(BATCH):
             counter.before.clear()
             inputs = train.inputs_of(some, training.device)

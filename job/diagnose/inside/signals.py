@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from job.diagnose.inside.leaves import watched
-from job.diagnose.inside.undisturbed import undisturbed
 from job.diagnose.step_effect import mean_loss
+from job.model.undisturbed import undisturbed
 from job.train.evaluate import evenly_spaced
 from job.train.trainer import Trainer
 
@@ -70,7 +70,7 @@ def signals(training: Trainer) -> Signals:
         if own:
             weights[name] = own
 
-    with undisturbed(model), torch.enable_grad(), watched(model, take):
+    with undisturbed(model, training=False), torch.enable_grad(), watched(model, take):
         outputs = model(train.inputs_of(chosen, training.device))
         for loss, out in zip(training.losses, outputs, strict=True):
             mean = mean_loss(loss, out, train, chosen)

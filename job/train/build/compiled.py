@@ -24,8 +24,9 @@ from job.distributed.device import device_fault
 from job.distributed.ranks import ALONE
 from job.errors import Fault, InputError
 from job.model.network import Network
+from job.model.undisturbed import undisturbed
 from job.train.gradients.elements import Part, weigh_parts
-from job.train.gradients.ownership import Ownership, undisturbed
+from job.train.gradients.ownership import Ownership
 from job.train.gradients.passes import Batch
 from job.train.step import Stepper
 
@@ -80,7 +81,7 @@ def compile_ahead(stepper: Stepper, part: Part) -> float:
     stepper.model.begin_batch(part.share)
     (elements,) = weigh_parts(stepper.of_tasks, [part._replace(share=None)], ALONE)
     batch = Batch(part.inputs, part.targets, None, elements)
-    with undisturbed(stepper.model):
+    with undisturbed(stepper.model, training=True):
         try:
             stepper.passes.measured(batch, lambda losses, _: torch.ones_like(losses), audit=False)
         except Exception as error:

@@ -9,9 +9,8 @@ part of z and each task's outputs depend on. What a step does with a parameter f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
@@ -22,6 +21,7 @@ from torch import Tensor
 from job.distributed.ranks import ALONE, Ranks
 from job.errors import Fault, InputError
 from job.model.network import Inputs, Network, Z, parts
+from job.model.undisturbed import undisturbed
 from job.train.gradients.forks import rebuilt
 
 Names = frozenset[str]
@@ -203,7 +203,7 @@ def has_cut(model: Network) -> bool:
 
 def _measure(model: Network, inputs: Inputs) -> Ownership:
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    with undisturbed(model), model.blamed(), torch.enable_grad():
+    with undisturbed(model, training=True), model.blamed(), torch.enable_grad():
         tasks, names = tuple(model.tasks), tuple(named)
         if not has_cut(model):
             past = tuple(_dependence(y, named) for y in model(inputs))
@@ -270,21 +270,3 @@ def _dependence(value: Tensor, on: Mapping[str, Tensor]) -> Names:
         value.sum(), list(on.values()), retain_graph=True, allow_unused=True
     )
     return frozenset(name for name, grad in zip(on, grads, strict=True) if grad is not None)
-
-
-@contextmanager
-def undisturbed(model: Network) -> Iterator[None]:
-    """In training mode; afterwards the modes, the buffers and the generators are as before."""
-    modes = [(module, module.training) for module in model.modules()]
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
-    with torch.random.fork_rng(devices=[d for d in devices if d is not None]):
-        model.train()
-        try:
-            yield
-        finally:
-            for module, mode in modes:
-                module.training = mode
-            with torch.no_grad():
-                for name, before in buffers.items():
-                    model.get_buffer(name).copy_(before)

@@ -18,7 +18,7 @@ def always(case: Case) -> Iterator[Finding]:
 
     A signal that fades from layer to layer is left to another cause.
     """
-    start, end = case.first.at_start.signals, case.first.at_end.signals
+    start, end = case.at_start.signals, case.first.at_end.signals
     for name in case.not_learning():
         layer = lost_at(start.layers, name)
         fades = layer is not None and layer.feeds and layer.signal > 0

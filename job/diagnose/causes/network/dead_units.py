@@ -18,7 +18,7 @@ LOWER = (3, 10, 30)
 
 def at_start(case: Case) -> Iterator[Finding]:
     """Findings on layers that are dead before the first step; closes the tasks behind them."""
-    for relu in _dead(case, case.first.at_start.relus):
+    for relu in _dead(case, case.at_start.relus):
         tasks = _stuck(case, relu)
         if tasks and relu.behind in {r.behind for r in _dead(case, case.first.at_end.relus)}:
             case.closed.update(tasks)

@@ -10,7 +10,7 @@ from job.diagnose.causes.network.place import listed, place
 
 def findings(case: Case) -> Iterator[Finding]:
     """Findings on layers that stay in evaluation mode, and on evaluations that are random."""
-    modes = case.first.structure.modes
+    modes = case.structure.modes
     if modes.still:
         evidence = (
             f"while the network trains, {listed(modes.still)} stay in evaluation mode: a dropout "

@@ -13,7 +13,7 @@ def findings(case: Case) -> Iterator[Finding]:
 
     It closes the tasks with hardly any skill.
     """
-    frozen = case.first.structure.frozen
+    frozen = case.structure.frozen
     if not frozen:
         return
     evidence = (

@@ -13,6 +13,7 @@ from job.diagnose.causes.network import (
     frozen_part,
     output_range,
     probabilities,
+    twin_units,
     vanishing,
 )
 
@@ -21,6 +22,7 @@ Cause = Callable[[Case], Iterator[Finding]]
 STRUCTURE: tuple[Cause, ...] = (
     frozen_part.findings,
     evaluation_mode.findings,
+    twin_units.findings,
     dead_units.at_start,
     constant_output.always,
     probabilities.findings,

@@ -25,7 +25,7 @@ NEAR = 0.05
 def findings(case: Case) -> Iterator[Finding]:
     """A finding for each task with targets out of its head's reach; closes it if no edit helps."""
     for k, task in enumerate(case.original.tasks):
-        limits = case.first.structure.ranges[task.name]
+        limits = case.structure.ranges[task.name]
         if task.name in case.closed or (math.isinf(limits.low) and math.isinf(limits.high)):
             continue
         if task.loss.kind in (*READS, "ordinal", "ranking"):

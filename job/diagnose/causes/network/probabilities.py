@@ -25,7 +25,7 @@ READS = ("cross_entropy", "binary_cross_entropy")
 def findings(case: Case) -> Iterator[Finding]:
     """A finding for each task of classes whose outputs have limits; closes the task."""
     for task in case.original.tasks:
-        limits = case.first.structure.ranges[task.name]
+        limits = case.structure.ranges[task.name]
         if task.loss.kind not in READS or task.name in case.closed:
             continue
         least, trivial = _least_loss(case, task, limits), case.first.trivial(task.name)

@@ -65,7 +65,7 @@ def exploding(case: Case) -> Iterator[Finding]:
 
     That is how far its outputs differ between samples: they may all be far off, as a target is.
     """
-    layers = case.first.at_start.signals.layers
+    layers = case.at_start.signals.layers
     if not layers or not (case.first.not_finite or case.not_learning()):
         return
     enters = layers[0].entry[0] if layers[0].entry is not None else layers[0].size

@@ -1,9 +1,9 @@
-"""Looking into a network in training without leaving a trace in it."""
+"""Looking into a network without leaving a trace in it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 
@@ -11,17 +11,18 @@ from job.model.network import Network
 
 
 @contextmanager
-def undisturbed(model: Network) -> Iterator[None]:
-    """In evaluation mode; afterwards modes, buffers and generators are as before."""
+def undisturbed(model: Network, training: bool) -> Iterator[None]:
+    """In training or evaluation mode; afterwards modes, buffers and generators are as before."""
     modes = [(module, module.training) for module in model.modules()]
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
-    with torch.random.fork_rng(devices=[d for d in devices if d is not None]):
-        model.eval()
+    with ExitStack() as within:
+        within.enter_context(torch.random.fork_rng([d for d in devices if d is not None]))
+        if not training:  # cuDNN's LSTM has no backward in evaluation mode
+            within.enter_context(torch.backends.cudnn.flags(enabled=False))
+        model.train(training)
         try:
-            # cuDNN's LSTM has no backward in evaluation mode.
-            with torch.backends.cudnn.flags(enabled=False):
-                yield
+            yield
         finally:
             for module, mode in modes:
                 module.training = mode
