@@ -38,7 +38,7 @@ from job.diagnose.causes import (
 from job.diagnose.causes.network import order as network
 from job.diagnose.causes.network import vanishing
 from job.diagnose.inside.look import activity, structure
-from job.diagnose.probe import Probe, knows_beyond, probe, probe_inputs
+from job.diagnose.probe import Probe, is_ahead, knows_beyond, probe, probe_inputs
 from job.diagnose.reach import Reach, reach
 from job.spec import JobSpec
 from job.spec.patch import Edit
@@ -223,7 +223,11 @@ def _unexplained(case: Case, control: Probe, findings: list[Finding]) -> Iterato
     if any(finding.task is None and not finding.helped for finding in findings):
         return
     for name in case.open_tasks:
-        unknown = not case.now.is_hopeful(name) and not _knows(case.now, control, name)
+        unknown = not (
+            case.now.is_hopeful(name)
+            or _knows(case.now, control, name)
+            or is_ahead(case.now, control, name)
+        )
         if unknown and name not in _explained(findings, case.now):
             yield uninformative.unexplained(case, control, name)
 

@@ -38,6 +38,8 @@ EVALUATIONS = 20
 """Number of evaluations in a probe."""
 SAMPLES = 512
 """Samples of each split that are evaluated, at most."""
+SURELY = 3.0
+"""Standard errors of a difference that is no chance."""
 
 Tick = Callable[[float], None]
 """Called with the share of a probe that is done."""
@@ -157,6 +159,13 @@ class Probe:
             self.yardsticks.counted[split][k].overlap,
         )
 
+    def ahead(self, task: str) -> float:
+        """Share of the validation samples whose loss is below the trivial prediction's."""
+        losses = self.evaluations[-1].validation
+        assert losses is not None
+        mine, trivial = self.yardsticks.by_sample("validation", losses, self.names.index(task))
+        return (mine < trivial).double().mean().item()
+
     def trivial(self, task: str, split: str = "train") -> float:
         """The loss of the strongest trivial prediction."""
         return self.baselines[task].strongest(split)
@@ -199,6 +208,23 @@ def knows_beyond(probe: Probe, control: Probe, task: str) -> bool:
     if skill is None or chance is None:
         return False
     return skill.low > 0 and skill.value - chance.value > math.hypot(skill.error, chance.error)
+
+
+def is_ahead(probe: Probe, control: Probe, task: str) -> bool:
+    """True if most validation samples are predicted better than trivially, surely by knowledge.
+
+    Then a few mistakes of which the network was sure may have cost all skill. As a network may be
+    ahead at the samples of a common class by saying nothing else, it must be so at more of them
+    than with permuted targets, by SURELY standard errors.
+    """
+    if probe.measured(task) is None or control.measured(task) is None:
+        return False
+    mine, chance = (each.ahead(task) for each in (probe, control))
+    k = probe.names.index(task)
+    counted = probe.yardsticks.counted["validation"][k]
+    count = len(probe.baselines[task].by_sample["validation"]) / counted.overlap
+    error = math.sqrt((mine * (1 - mine) + chance * (1 - chance)) / count)
+    return mine > 0.5 and mine - chance > SURELY * error
 
 
 def probe(

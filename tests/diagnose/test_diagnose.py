@@ -119,6 +119,19 @@ def test_a_probe_is_the_run_itself(tmp_path: Path) -> None:
         assert other == pytest.approx(mean / len(run.epochs), abs=1e-6)
 
 
+def test_a_probe_follows_a_plateau(tmp_path: Path) -> None:
+    """Where the rate waits for validation losses, it falls in a probe as it does in the run."""
+    write(tmp_path)
+    falling = {"train.schedule": {"kind": "plateau", "patience": 1}, "optimizer.lr": 1.0}
+    spec, data = small_job(tmp_path, {**falling, "train.epochs": 6})
+    run = Trained(spec, data)
+    run.run()
+    probed = probe(Trainer(*probe_inputs(spec, data)))
+    rates = [step.lr for step in run.steps]
+    assert [step.lr for step in probed.steps] == rates
+    assert len(set(rates)) > 1
+
+
 def test_weights_that_start_at_zero_make_no_leaps(training: Trainer) -> None:
     """Part of their size is nothing to measure a step by; the other weights' is."""
     found = probe(training)
