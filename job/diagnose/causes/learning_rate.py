@@ -20,8 +20,6 @@ LOWEST = (1000, 10_000)
 """Divisors that are tried if values are not finite at any other, nor with other scales."""
 HIGHER = (10, 100, 1000)
 """Factors of the rate that are tried."""
-BETWEEN = 3
-"""Factor that is tried if the others help a task and harm another."""
 HIGHEST, FASTEST = {"sgd": 1.0}, 0.03
 """The highest rate that is tried, by optimizer; of the others FASTEST, beyond which Adam breaks."""
 
@@ -84,10 +82,7 @@ def too_low(case: Case) -> Iterator[Finding]:
     highest = HIGHEST.get(now.spec.optimizer.kind, FASTEST)
     rates = [_times(now.spec, by) for by in HIGHER if now.spec.optimizer.lr * by <= highest]
     helpful = case.helpful_edits(rates, weak) if weak else []
-    if helpful and all(case.harmed(probe) for _, probe in helpful):
-        rates = [_times(now.spec, BETWEEN), *rates]
-        helpful = case.helpful_edits(rates[:1], weak)
-    best = case.best_of(helpful, weak)
+    best = case.best_of(helpful, weak) or case.best_of(helpful, weak, at_any_cost=True)
     longer = now.planned / now.evaluations[-1].step
     if best is not None and longer > RISEN:
         best = _beyond(case, _times(now.spec, longer), best, weak)
@@ -106,8 +101,8 @@ def too_low(case: Case) -> Iterator[Finding]:
         f"of {now.planned} steps is too short for them"
     )
     effect = skill_changes(now, after, helped)
-    case.accept(edits, after)
-    yield Finding("learning_rate", None, evidence, remedy(edits), edits, effect, helped)
+    finding = Finding("learning_rate", None, evidence, remedy(edits), edits, effect, helped)
+    yield case.offer(finding, after)
 
 
 def around(spec: JobSpec) -> tuple[tuple[Edit, ...], ...]:
