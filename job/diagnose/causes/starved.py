@@ -16,7 +16,10 @@ LITTLE = 0.5
 
 
 def findings(case: Case) -> Iterator[Finding]:
-    """Findings on tasks with little of the gradient at z, if another balancer helps them."""
+    """Findings on tasks with little of the gradient at z, if another balancer helps them.
+
+    If every balancer that feeds a stuck task costs another one, that is told in words.
+    """
     stuck, even = case.not_learning(), 1 / len(case.now.names)
     few = [
         name
@@ -27,13 +30,18 @@ def findings(case: Case) -> Iterator[Finding]:
     ]
     if not few or even == 1:
         return
-    best = case.best_edits(list(_balancers(case)), few)
+    helpful = case.helpful_edits(list(_balancers(case)), few)
+    best = case.best_of(helpful, few)
+    if best is None:
+        fed = [each for each in helpful if {*case.helped(each[1], few)} & {*stuck}]
+        best = case.best_of(fed, few, at_any_cost=True)
     if best is None:
         return
     edits, after = best
     helped = case.helped(after, few)
+    costly = bool(case.harmed(after))
     for name in sorted(helped, key=lambda name: grad_share(case.first, name)):
-        yield Finding(
+        finding = Finding(
             "starved",
             name,
             _evidence(case.first, name),
@@ -43,7 +51,9 @@ def findings(case: Case) -> Iterator[Finding]:
             f"{skill_changes(case.now, after, [name])}",
             (name,),
         )
-    case.accept(edits, after)
+        yield case.offer(finding, after) if costly else finding
+    if not costly:
+        case.accept(edits, after)
 
 
 def _balancers(case: Case) -> Iterator[tuple[Edit, ...]]:
