@@ -34,7 +34,7 @@ def findings(case: Case) -> Iterator[Finding]:
     best = case.best_of(helpful, few)
     if best is None:
         fed = [each for each in helpful if {*case.helped(each[1], few)} & {*stuck}]
-        best = case.best_of(fed, few, at_any_cost=True)
+        best = case.best_of(fed, case.open_tasks, at_any_cost=True)
     if best is None:
         return
     edits, after = best
