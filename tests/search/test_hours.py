@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing.dummy
+import sys
 from collections.abc import Callable
 from multiprocessing import Pipe
 from pathlib import Path
@@ -95,8 +96,11 @@ def test_no_time_at_all(
     write(tmp_path, {"data.validation": 0.4})
     (tmp_path / "space.json").write_text('{"optimizer.lr": {"low": 0.001, "high": 0.1}}')
     monkeypatch.chdir(tmp_path)
-    options = ["--space", "space.json", "--trials", "2", "--hours", "0", "--objective", "level"]
-    code, _, err = here(capsys, "search", "spec.json", *options)
+    command = ["search", "spec.json", "--space", "space.json", "--trials", "2"]
+    command += ["--hours", "0", "--objective", "level"]
+    monkeypatch.setattr(sys, "argv", ["job", *command])
+    code, _, err = here(capsys, *command)
     assert code == 1
-    assert err.splitlines()[-1].startswith("ended: --hours are over; to go on: python -m job ")
+    again = "python -m job " + " ".join(command)
+    assert err.splitlines()[-1] == f"ended: --hours are over; to go on: {again}"
     assert not [*tmp_path.glob("runs/small/space-*")]
