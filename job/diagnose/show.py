@@ -134,7 +134,7 @@ def _print_finding(
     new = [edit for edit in finding.edits if edit not in earlier]
     if finding.edits and not new:
         _print_row(out, "remedy", "the edits above help here too")
-    elif not finding.remedy.startswith("set "):
+    elif not (finding.edits and finding.remedy.startswith("set ")):  # else the patch says it
         _print_row(out, "remedy", finding.remedy)
     for k, operation in enumerate(patch(applied(raw, earlier), new)):
         _print_line(out, "" if k else "patch", json.dumps(operation))

@@ -20,6 +20,8 @@ from job.diagnose.causes.learning_rate import leaps
 from job.diagnose.diagnose import Diagnosis, diagnose
 from job.diagnose.probe import probe, probe_inputs
 from job.diagnose.reach import reach
+from job.diagnose.show import _print_finding as print_finding
+from job.show.console import Screen
 from job.spec import JobSpec
 from job.spec.patch import Edit, applied, patch
 from job.spec.read import parse_spec, read_spec
@@ -366,3 +368,10 @@ def test_nothing_is_found_in_what_is_shipped(path: str) -> None:
     """No false finding in the small job, nor in the examples whose data is in the repository."""
     spec: JobSpec = read_spec(ROOT / path)
     assert diagnose(spec, load(spec, (ROOT / path).parent)).findings == []
+
+
+def test_a_remedy_in_words_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    """One whose edit costs other tasks has no patch that would say it."""
+    remedy = "set $.optimizer.lr = 0.01, if what other tasks lose is worth it: b 9% → 2% ± 1%"
+    print_finding(Screen(), 1, Finding("learning_rate", "a", "seen", remedy), [], {})
+    assert "if what other tasks lose" in " ".join(capsys.readouterr().out.split())

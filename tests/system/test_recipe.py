@@ -8,6 +8,7 @@ import pytest
 from pydantic import BaseModel
 
 from job.data.dataset import load
+from job.diagnose.diagnose import diagnose
 from job.events import Epoch, GateResult
 from job.spec.read import read_spec
 from job.train.trainer import Interrupted, Trainer
@@ -73,3 +74,16 @@ def test_noise_passes_no_gate() -> None:
     rule = "validation, beyond its error"
     assert passing(solve_all(range(40), learnable=False, workers=2), rule) <= 2
     assert passing(solve_all(range(0, 20, 2), learnable=True, workers=2), rule) == 10
+
+
+@pytest.mark.slow
+def test_the_diagnosis_of_the_failing_trainer() -> None:
+    """It names countdown's causes: too far to travel, a saturated loss, and starved."""
+    path = ROOT / "docker/failing.json"
+    spec = read_spec(path)
+    found = diagnose(spec, load(spec, path.parent))
+    causes = [f.mechanism for f in found.findings if f.task == "countdown"]
+    assert causes == ["travel_budget", "saturated_loss", "starved"]
+    fixed = [str(edit) for edit in found.edits]
+    assert '$.tasks[3].transform = {"kind": "standardize"}' in fixed
+    assert any(edit.startswith("$.balance") for edit in fixed)
