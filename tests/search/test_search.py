@@ -49,14 +49,14 @@ calls = 0
 
 
 def waits(prediction, target):
-    """Where HOLD leads: from the fifth call of a process on, waits while there is a file `hold`;
+    """Where HOLD leads: from the third call of a process on, waits while there is a file `hold`;
     with a file `kill`, the process is killed as by the kernel."""
     global calls
     calls += 1
     place = os.environ.get("HOLD")
     if place and Path(place, "kill").exists():
         os.kill(os.getpid(), signal.SIGKILL)
-    if place and calls > 4:
+    if place and calls > 2:
         Path(place, f"reached-{os.getpid()}").touch()
         while Path(place, "hold").exists():
             time.sleep(0.005)
