@@ -206,14 +206,30 @@ def test_a_share_is_split_into_its_causes() -> None:
     assert _factors(before, "path")["weight"] == 1e-5
 
 
-@pytest.mark.parametrize("balance", ["fixed", "running_mean_sqrt_n"])
-def test_what_is_not_finite_is_a_finding(balance: str) -> None:
-    """For a spec whose losses overflow, the only finding names the step and the task."""
+def overflowing(balance: str) -> Problem:
+    """A task whose loss is infinite at the first step, beside two that are sound."""
     problem = planted("walks", "healthy")
     problem.arrays["level"] = problem.arrays["level"] * 1e25
     problem.spec["balance"] = {"kind": balance}
     problem.spec["tasks"][1] |= {"loss": {"kind": "mse"}, "transform": {"kind": "none"}}
-    (finding,) = findings_of(problem)
+    return problem
+
+
+@pytest.mark.parametrize("balance", ["fixed", "running_mean_sqrt_n"])
+def test_a_scale_that_overflows_is_named(balance: str) -> None:
+    """The only finding scales the task, and the others learn."""
+    (finding,) = findings_of(overflowing(balance))
+    assert (finding.mechanism, finding.task) == ("target_scale", "level")
+    assert [str(edit) for edit in finding.edits] == [
+        '$.tasks[1].transform = {"kind": "standardize"}'
+    ]
+    assert {*finding.helped} == {"kind", "path"}
+
+
+def test_what_is_not_finite_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no cause is found, the only finding names the step and the task."""
+    monkeypatch.setattr("job.diagnose.diagnose.FOR_NOT_FINITE", ())
+    (finding,) = findings_of(overflowing("fixed"))
     assert finding.mechanism == "not_finite"
     assert "step 1: the loss of task level is inf" in finding.evidence
 
