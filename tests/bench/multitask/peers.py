@@ -66,9 +66,7 @@ def train_by(peer: str, spec: JobSpec, folder: Path) -> Line:
 def _measured(trainer: Trainer) -> Iterator[tuple[str, float | None]]:
     """By task, its metric where nothing was trained or chosen."""
     split: Split = trainer.data.test or trainer.data.validation
-    found = evaluate(
-        trainer.model, trainer.losses, split, trainer.device, len(split), metrics=True
-    ).metrics
+    found = evaluate(trainer.model, trainer.losses, split, trainer.device, metrics=True).metrics
     for task, values in zip(trainer.spec.tasks, found, strict=True):
         yield task.name, rounded(values[task.built_in_metrics[0]])
 

@@ -70,6 +70,5 @@ def _evaluated(training: Trainer) -> Losses:
         training.losses,
         split,
         training.device,
-        len(split),
         metrics=True,
     )

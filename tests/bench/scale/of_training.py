@@ -64,7 +64,7 @@ def evaluation_of_tasks(tasks: int, folder: Path, rounds: int) -> Costs:
 
     def act() -> None:
         model, losses = training.stepper.model, training.losses
-        found = evaluate(model, losses, split, training.device, len(split), metrics=True)
+        found = evaluate(model, losses, split, training.device, metrics=True)
         training.yardsticks.skills("validation", found)
 
     return cost(act, rounds)
