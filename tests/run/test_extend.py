@@ -31,6 +31,10 @@ def spec_of(folder: Path, epochs: int, edits: dict[str, Any] | None = None) -> P
     return write(folder, EDITS | {"train.epochs": epochs} | (edits or {}), f"{epochs}.json")
 
 
+pytestmark = pytest.mark.slow
+"""Two whole runs come first."""
+
+
 @pytest.fixture(scope="module")
 def runs(warm: Nursery, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Run]:
     """A run of 2 epochs and one of 4, in one store."""
@@ -66,7 +70,6 @@ def test_it_equals_a_run_of_all_epochs(runs: dict[int, Run], nursery: Nursery) -
     assert started["origin"]["changed"] == ["$.train.epochs: 2 → 4"]
 
 
-@pytest.mark.slow
 def test_killed_it_goes_on_without_the_other(
     runs: dict[int, Run], nursery: Nursery, tmp_path: Path
 ) -> None:

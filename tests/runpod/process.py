@@ -12,8 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from tests.support.command import ROOT
-
+ROOT = Path(__file__).parents[2]
+"""Said here, as the guard of each simulator imports nothing that takes a second to begin."""
 SECONDS = 600.0
 """Longest that a killed process may take to be gone."""
 

@@ -114,6 +114,7 @@ print([name for name in ("torch._dynamo", "torch._inductor", "sympy") if name in
     assert python(code, tmp_path) == "[]\n"
 
 
+@pytest.mark.slow
 def test_importing_does_nothing(tmp_path: Path) -> None:
     """No output, no file, no thread; no handler, setting or variable is changed."""
     code = f"""

@@ -29,6 +29,7 @@ def after(loop: int, **names: Any) -> dict[str, Any]:
     return names
 
 
+@pytest.mark.slow
 def test_the_loop_with_the_ledger_learns_and_measures(capsys: pytest.CaptureFixture[str]) -> None:
     """Both losses end below half of what ignoring the inputs has. A further step's Gram matrix, and
     the trunk's gradient, are those of autograd for torch's own losses and of their weighted sum."""
@@ -60,6 +61,7 @@ def test_the_loop_with_the_ledger_learns_and_measures(capsys: pytest.CaptureFixt
         torch.testing.assert_close(p.grad, expected, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_the_loop_skips_an_update_that_is_not_finite() -> None:
     """After a batch with a NaN no parameter moves any more, and `halted` says so."""
     left = after(0)

@@ -48,6 +48,7 @@ def test_the_mended_trainer_passes_the_acceptance_gate() -> None:
     assert [(gate.passed, gate.epoch) for gate in gates] == [(True, EPOCHS)]
 
 
+@pytest.mark.slow
 def test_the_failing_trainer_fails_it() -> None:
     """Seed 0 of docker/failing.json loses under 5 % by epoch 5: the report's failure is there."""
     drop, gates = trained(ROOT / "docker/failing.json")

@@ -49,7 +49,13 @@ def assert_close(one: Measured, other: Measured) -> None:
             torch.testing.assert_close(mine, theirs, rtol=2e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["conv", "our MMoE", "our shared layers", "dict"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "our shared layers",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("conv", "our MMoE", "dict")),
+    ],
+)
 def test_the_ledger_of_a_compiled_network_is_exact(name: str) -> None:
     """Losses, Gram matrix and audits are those of K backwards by autograd, with half of the labels
     missing, weights and dropout; each parameter's gradient is that of their weighted sum."""

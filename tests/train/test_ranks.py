@@ -169,7 +169,10 @@ def test_the_number_of_ranks_may_change(two: Pair, folder: Path, balance: str) -
     assert_same_end(rest, whole)
 
 
-@pytest.mark.parametrize("balance", [*BALANCERS, "FAMO", "DWA"])
+@pytest.mark.parametrize(
+    "balance",
+    [*BALANCERS, *(pytest.param(name, marks=pytest.mark.slow) for name in ("FAMO", "DWA"))],
+)
 def test_two_ranks_train_as_one_with_missing_labels(two: Pair, folder: Path, balance: str) -> None:
     """Means are over the labels of both: batches without any of a task, or with all of them on one
     rank, and a batch with one rank without rows, are those of one process."""
