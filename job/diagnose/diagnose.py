@@ -137,7 +137,7 @@ def permuted(data: Dataset, seed: int) -> Dataset:
 def _findings(case: Case) -> Iterator[Finding]:
     """All findings, in the order in which their causes are checked."""
     if case.original.control:
-        evidence = "control is true: the targets of each split are permuted between its samples"
+        evidence = "control is true: the targets of each split are shuffled between its samples"
         remedy = "nothing can be learned, as is meant; set control to false to train on the targets"
         yield Finding("control", None, evidence, remedy)
         return

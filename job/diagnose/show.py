@@ -93,8 +93,10 @@ def print_diagnosis(out: Console, diagnosis: Diagnosis, raw: Json) -> None:
     steps = f"{before.evaluations[-1].step} of {before.planned} steps"
     _print_wrapped(
         out,
-        f"probe of {steps}; losses on the training split in original units; share: a task's part "
-        f"of the gradients that move the layers which all tasks share",
+        f"probe (a short training) of {steps}; loss: on the training split, in original units; "
+        f"trivial: that of the best prediction which ignores the features; skill: "
+        f"1 - loss / trivial; share: a task's part of the gradients that move the layers which all "
+        f"tasks share",
     )
     for line in _table(diagnosis, out.width):
         out.print(literal(line), soft_wrap=True)
@@ -111,7 +113,7 @@ def print_diagnosis(out: Console, diagnosis: Diagnosis, raw: Json) -> None:
             )
     if before.spec.control:
         _print_wrapped(
-            out, "this is a control: its targets are permuted, so nothing can be learned"
+            out, "this is a control: its targets are shuffled, so nothing can be learned"
         )
     printed: list[Edit] = []
     for number, finding in enumerate(diagnosis.findings, 1):

@@ -212,7 +212,7 @@ class _Block:
         for what, values in (
             ("loss", self.losses),
             ("gradient at the head", self.head_norms),
-            ("gradient at z", self.norms),
+            ("gradient at the shared representation", self.norms),
             ("weight", self.weights),
         ):
             for name, value in zip(tasks, values[i].tolist(), strict=True):

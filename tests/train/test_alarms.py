@@ -154,7 +154,7 @@ def test_no_skill_at_the_end() -> None:
     epoch = Epoch(epoch=3, step=15, tasks={}, seconds=1.0, samples_per_second=1.0)
     (alarm,) = no_validation_skill(epoch, worth, ". For the cause")
     assert (alarm.kind, alarm.task, alarm.step) == ("no_validation_skill", "unsure", 15)
-    said = "its skill on the validation split is not surely above 0: 12.3 ± 8.0%. For the cause"
+    said = "better than a prediction that ignores the features: its skill is 12.3 ± 8.0%. For the"
     assert said in alarm.message
 
 
@@ -195,7 +195,7 @@ def test_steps_that_undo_a_task() -> None:
     """It names the most opposed task, and needs the combined gradient to be opposed too."""
     (alarm,) = epochs_of([0.5] * 5, cosines={"level": -0.5, "x": -0.9}, cosine=-0.4)
     assert (alarm.kind, alarm.step) == ("conflict", 2)
-    assert "points against x's (cosine -0.90)" in alarm.message
+    assert "points against x's (cosine -0.90; -1: opposite, 0: unrelated)" in alarm.message
     assert "job diagnose" in alarm.message
     assert epochs_of([0.5] * 5, cosines={"level": -0.9}, cosine=0.3) == []
     assert epochs_of([0.5] * 5, cosines={"level": -0.1}, cosine=-0.4) == []

@@ -266,10 +266,10 @@ def test_readers_of_parts() -> None:
     [
         (
             "leak",
-            "tasks reach trunk.weight, trunk.bias through the shared representation z and past",
+            "tasks reach trunk.weight, trunk.bias through the shared representation and past",
         ),
-        ("disjoint", "kind and level read no common part of the shared representation z"),
-        ("whole", "the network has no shared representation z: it defines forward alone"),
+        ("disjoint", "kind and level read no common part of the shared representation, but"),
+        ("whole", "the network has no shared representation: it defines forward alone"),
         ("frozen group", "no parameter of the trunk trains, but heads share some"),
     ],
 )

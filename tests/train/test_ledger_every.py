@@ -96,7 +96,7 @@ def test_alarms_of_a_network_whose_tasks_meet_at_no_z() -> None:
     net = Foreign("whole")
     (alarm,) = ledger_alarms(net.known, net.stepper.every)
     assert alarm.kind == "measured_at_parameters"
-    assert alarm.message.startswith("the network has no shared representation z")
+    assert alarm.message.startswith("the network has no shared representation")
     assert "one step of 20" in alarm.message
     (alarm,) = ledger_alarms(Foreign("frozen").known, 1)
     assert alarm.kind == "no_conflict"

@@ -322,7 +322,7 @@ def gradient_at_z_overflows(net: Net, at: Batch) -> str:
     for parameter in net.model.trunk.parameters():
         parameter.data.zero_()
     net.model.heads[1].output.weight.data.fill_(1e30)
-    return "the gradient at z of task countdown is inf"
+    return "the gradient at the shared representation of task countdown is inf"
 
 
 def head_gradient_is_nan(net: Net, at: Batch) -> str:

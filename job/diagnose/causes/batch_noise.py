@@ -34,7 +34,8 @@ def findings(case: Case) -> Iterator[Finding]:
     name = max(jumps, key=lambda n: jumps[n])
     evidence = (
         f"its weight typically changes by a factor of {math.exp(jumps[name]):.2g} from one batch "
-        f"of {spec.train.batch_size} to the next: {balance.kind} sets it from that batch alone"
+        f"of {spec.train.batch_size} to the next: {balance.kind} sets it from that batch alone, "
+        f"and so few samples tell little about all others"
     )
     helped = case.helped(after, case.open_tasks)
     jump = math.exp(_jump(after, name))

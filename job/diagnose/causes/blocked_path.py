@@ -78,9 +78,9 @@ def _dead(case: Case, name: str) -> Finding:
     optimizer = case.spec.optimizer
     lr = optimizer.head_lr or optimizer.lr
     evidence = (
-        f"{case.now.dead[name]:.0%} of the units in the first layer of its head are 0 for every "
-        f"sample: a ReLU passes no gradient where it gives 0, so that they stay so and the task "
-        f"learns nothing (head_lr {lr:g})"
+        f"{case.now.dead[name]:.0%} of the units in the first of its own layers are 0 for every "
+        f"sample (head_lr {lr:g}). A ReLU passes no gradient where it gives 0, so these units stay "
+        f"0, and the task learns nothing"
     )
     rates = [(Edit(("optimizer", "head_lr"), float(f"{lr / by:.1g}")),) for by in (3, 10, 30)]
     best = case.best_edits(rates, [name])

@@ -33,9 +33,8 @@ def findings(case: Case) -> Iterator[Finding]:
             f"in the layers that the tasks share it pulls against {other}: their mean cosine is "
             f"{case.now.cosines[a][b]:.2f} (1: both gradients ask for the same change, 0: they "
             f"have nothing to do with each other, -1: each asks for what harms the other). "
-            f"{effect.steps} measured steps changed its loss by {effect.measured:+.1%} in all by "
-            f"what they did to those layers ({effect.predicted:+.1%} as predicted from the "
-            f"gradients)",
+            f"What {effect.steps} measured steps did to those layers changed its loss by "
+            f"{effect.measured:+.1%} in all (the gradients predict {effect.predicted:+.1%})",
             remedy(edits),
             edits,
             skill_changes(case.now, after, [a, b]),

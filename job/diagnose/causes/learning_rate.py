@@ -44,9 +44,9 @@ def too_high(case: Case) -> Iterator[Finding]:
         f"{n} from {first.losses(n)[0]:.3g} to {max(first.losses(n)):.3g}" for n in risen
     )
     evidence = f"at lr {first.spec.optimizer.lr:g}"
-    evidence += f" a step changes a weight by {leap:.2g} of the weights' size" if leap else ""
+    evidence += f" a step changes a weight by {leap:.2g} times its usual size" if leap else ""
     evidence += f"; {first.not_finite}" if first.not_finite else ""
-    evidence += f"; losses rise in the probe: {rise}" if rise and not first.not_finite else ""
+    evidence += f"; losses rise: {rise}" if rise and not first.not_finite else ""
     helped = () if first.not_finite else case.helped(after, case.open_tasks)
     effect = skill_changes(case.now, after, helped or case.open_tasks)
     case.accept(edits, after)

@@ -31,6 +31,7 @@ FEW = 0.02
 """Part of the labels that are outliers, at most; more are a heavy tail."""
 CONTRADICTED = 0.1
 """Part of the training samples that have the features of another and not its target."""
+SIMPLE = "a simple prediction without a network (from similar samples and a linear map)"
 ROWS = (-2, -1, 1, 2)
 """Numbers of rows by which targets may be shifted against features."""
 
@@ -38,9 +39,9 @@ ROWS = (-2, -1, 1, 2)
 def findings(case: Case) -> Iterator[Finding]:
     """Findings on the samples of each task; on the order of their labels if it is weak."""
     data = case.first.data
-    if (message := copied_samples(data)) and not _repeats_itself(data):
-        remedy = "drop the copies, or keep them together with data.split"
-        yield Finding("copied_samples", None, message, remedy)
+    if (found := copied_samples(data)) and not _repeats_itself(data):
+        remedy = 'drop the copies, or keep them together with data.split {"group": …}'
+        yield Finding("copied_samples", None, found, remedy)
     for task in case.original.tasks:
         if task.name not in case.open_tasks:
             continue
@@ -81,9 +82,10 @@ def _outliers(task: Task, data: Dataset) -> Finding | None:
     if spread <= 0 or not count or count > max(FEW * len(known), 1) or part < WEIGHT:
         return None
     evidence = (
-        f"{count} of {len(known):,} training labels lie {ALONE:g} or more standard deviations "
-        f"(of the middle half) from the median, {middle:.4g}, up to {far.max() / spread:.3g}: they "
-        f"make {part:.0%} of the squared deviations"
+        f"{count} of {len(known):,} training labels lie far from all others: {ALONE:g} to "
+        f"{far.max() / spread:.3g} times the standard deviation of the middle half away from the "
+        f"median, {middle:.4g}. {part:.0%} of all squared distances from it is theirs, so a "
+        f"squared error hardly sees the others"
     )
     remedy = "check them, and correct or drop them; no edit of the training replaces that"
     return Finding("outliers", task.name, evidence, remedy)
@@ -115,8 +117,9 @@ def contradicting(task: Task, data: Dataset) -> Finding | None:
         return None
     evidence = (
         f"{count} of {len(data.train)} training samples have exactly the features of another one "
-        f"and a different target, and such samples differ more in it than samples with merely "
-        f"similar features: by {excess.value:.0%} ± {excess.error:.0%} of the squared difference"
+        f"and a different target. Samples with merely similar features have targets that are "
+        f"closer to each other: their squared difference is {excess.value:.0%} ± "
+        f"{excess.error:.0%} smaller"
     )
     remedy = "check the labels, or add the features that tell these samples apart"
     return Finding("wrong_labels", task.name, evidence, remedy)
@@ -154,17 +157,17 @@ def _order(task: Task, data: Dataset) -> Finding | None:
         return Finding(
             "split_shift",
             task.name,
-            f"a simple prediction (similar samples, a linear map) has a skill of "
-            f"{_words(inside)} inside the training split and of {_words(there)} inside the "
-            f"validation split, but what it learns from the first gives {_words(across)} on the "
-            f"second: {_difference(task, data, train, held_out)}",
+            f"{SIMPLE} has a skill of {_words(inside)} inside the training split and of "
+            f"{_words(there)} inside the validation split. But what it learns in training gives "
+            f"{_words(across)} on validation: {_difference(task, data, train, held_out)}",
             "make the splits alike (data.split), or find out what changed between them; no edit of "
             "the training replaces that",
         )
     if shift := shifted_targets(
         task, data.train.targets[task.name], data.validation.targets[task.name]
     ):
-        return Finding("split_shift", task.name, shift, "make the splits alike (data.split)")
+        evidence = f"its targets differ strongly between the splits: {shift}"
+        return Finding("split_shift", task.name, evidence, "make the splits alike (data.split)")
     return _wrong(task, "validation", there, "training", inside)
 
 
@@ -189,11 +192,10 @@ def _by_heart(case: Case, task: Task) -> Finding | None:
         task.name,
         f"its skill is {now.skill(task.name):.0%} on the training split and "
         f"{now.skill(task.name, 'validation'):.0%} on the validation split: it is learned by "
-        f"heart; a simple prediction (similar samples, a linear map) has a skill of "
-        f"{_words(inside)} inside the training split and of {_words(there)} inside the validation "
-        f"split",
-        "check that each label stands in the row of its features; else these may hold nothing "
-        "about the target: supply others",
+        f"heart, and {SIMPLE} has a skill of {_words(inside)} inside the training split and of "
+        f"{_words(there)} inside the validation split",
+        "check that each label stands in the row of its features. If it does, the features may "
+        "hold nothing about the target: supply others",
     )
 
 
@@ -215,7 +217,7 @@ def _shifted(task: Task, rows: Rows, inside: Skill | None) -> Finding | None:
     return Finding(
         "shifted_rows",
         task.name,
-        f"a simple prediction (similar samples, a linear map) has no skill on the targets, and "
+        f"{SIMPLE} knows nothing of the targets in their own rows, and has a skill of "
         f"{_words(skill)} on those {where}",
         "move the targets back to the rows of their features, where the data is made",
     )
@@ -230,9 +232,8 @@ def _wrong(
     return Finding(
         "wrong_labels",
         task.name,
-        f"a simple prediction (similar samples, a linear map) has a skill of {_words(there)} "
-        f"inside the {other} split and of {_words(skill)} inside the {split} split, as if its "
-        f"labels were shuffled",
+        f"{SIMPLE} has a skill of {_words(there)} inside the {other} split and of "
+        f"{_words(skill)} inside the {split} split, as if the labels there were shuffled",
         f"check how features and labels of the {split} split are brought together",
     )
 
@@ -255,8 +256,8 @@ def _words(skill: Skill | None) -> str:
 def _difference(task: Task, data: Dataset, train: Rows, held_out: Rows) -> str:
     """Where the splits differ most: in the targets, in a feature, or in what connects them."""
     targets = (data.train.targets[task.name], data.validation.targets[task.name])
-    if message := shifted_targets(task, *targets):
-        return message
+    if shift := shifted_targets(task, *targets):
+        return f"its targets differ: {shift}"
     distance = (train.x.mean(0) - held_out.x.mean(0)).abs() / train.x.std(0).clamp(min=1e-9)
     if (most := float(distance.max())) > 1:
         return f"the mean of one of its features differs by {most:.2g} standard deviations"

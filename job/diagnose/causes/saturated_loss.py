@@ -44,14 +44,14 @@ def _saturated(case: Case, limit: float, tasks: Sequence[Task]) -> Iterator[Find
                 _evidence(first.spec, k, share),
                 "the edits of the findings above",
                 (),
-                f"saturated at {share:.0%} → {now:.0%} of its elements",
+                f"the share of such predictions becomes {now:.0%}",
             )
             continue
         best = case.best_edits(list(_candidates(case, k)), [name], at_any_cost=True)
         if best is None:
             continue
         edits, after = best
-        effect = f"{share:.0%} → {after.saturated(name):.0%} saturated; "
+        effect = f"the share of such predictions becomes {after.saturated(name):.0%}; "
         effect += skill_changes(case.now, after, [name])
         evidence = _evidence(first.spec, k, share)
         words = remedy(edits)
@@ -64,13 +64,13 @@ def _evidence(spec: JobSpec, k: int, share: float) -> str:
     task = spec.tasks[k]
     if isinstance(task.loss, Huber) and task.activation == "identity":
         return (
-            f"{share:.0%} of its elements have an error beyond Huber's delta of "
-            f"{task.loss.delta:g}: there the gradient is the same, however large the error is, so "
-            f"that small errors and huge ones move the weights alike"
+            f"{share:.0%} of its predictions have an error beyond delta, {task.loss.delta:g}, of "
+            f"its Huber loss: there the gradient is the same, however large the error is, so that "
+            f"large errors and huge ones move the weights alike"
         )
     return (
-        f"{share:.0%} of its elements are wrong where its {task.activation} is flat: there almost "
-        f"no gradient passes, so that training cannot put them right"
+        f"{share:.0%} of its predictions are wrong where its {task.activation} is flat: there "
+        f"almost no gradient passes, so that training cannot put them right"
     )
 
 

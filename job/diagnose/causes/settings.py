@@ -90,7 +90,7 @@ def _to_blame(case: Case, suspects: Sequence[_Suspect]) -> Iterator[Finding]:
             suspects, tried = others, without
     before = case.now
     case.accept(_edits(suspects), tried)
-    together = ", with the edits of all such findings" if len(suspects) > 1 else ""
+    together = ", with all such edits together" if len(suspects) > 1 else ""
     effect = skill_changes(before, tried, helped) + together
     for each in suspects:
         words = remedy(each.edits)
@@ -199,9 +199,10 @@ def _width(spec: JobSpec) -> Iterator[_Suspect]:
             edit = Edit(("model", "width"), USUAL_WIDTH)
         case _:
             return
+    numbers = f"{width} numbers" if width > 1 else "one number"
     evidence = (
-        f"all that the network makes of a sample must pass a layer of {width} numbers, which the "
-        f"tasks share"
+        f"all that the tasks get to know of a sample is {numbers}: what a layer that they share "
+        f"makes of it"
     )
     yield _Suspect("width", None, evidence, (edit,))
 
@@ -215,7 +216,7 @@ def _initialization(spec: JobSpec) -> Iterator[_Suspect]:
     if isinstance(model, Lstm) and model.init.lstm != "orthogonal":
         edits.append(Edit(("model", "init", "lstm"), "orthogonal"))
     if edits:
-        evidence = "parameters start at torch's default random values, far from the targets"
+        evidence = "the network starts at torch's default, with predictions far from the targets"
         yield _Suspect("initialization", None, evidence, tuple(edits))
 
 
@@ -245,6 +246,6 @@ def _target_scales(case: Case) -> Iterator[_Suspect]:
 def _activations(case: Case) -> Iterator[_Suspect]:
     for k, task in enumerate(case.spec.tasks):
         if task.activation != "identity" and task.name in case.weak():
-            evidence = f"its outputs pass {task.activation}, where hardly any of them learns"
+            evidence = f"its outputs pass through a {task.activation}, and it hardly learns"
             edit = Edit(("tasks", k, "activation"), "identity")
             yield _Suspect("activation", task.name, evidence, (edit,))

@@ -77,10 +77,10 @@ def _evidence(probe: Probe, name: str) -> str:
     at, steps = grad_share(probe, name), len(probe.steps)
     weight = probe.mean_of(name, "weight")
     return (
-        f"of the gradients that move the layers which the tasks share, {at:.1%} is its own over "
-        f"{steps} steps; an even share is {1 / len(probe.names):.0%}. So these layers learn what "
-        f"the other tasks need. Its weight is {weight:.3g} in all; what its share comes from, "
-        f"beside a typical task: {', '.join(parts)}"
+        f"over {steps} steps, {at:.1%} of the gradients that move the layers which the tasks share "
+        f"is its own; an even share is {1 / len(probe.names):.0%}. So these layers learn what the "
+        f"other tasks need. Its weight in the sum of the gradients is {weight:.3g}. What makes its "
+        f"share, compared with a typical task: {', '.join(parts)}"
     )
 
 

@@ -134,7 +134,8 @@ def _leak(
         "targets",
         task.name,
         f"{name(int(which) % features.shape[2])} has a rank correlation of {most:.4f} with it "
-        f"{where}: the target leaks into the features",
+        f"{where}: sorted by the one, samples are sorted by the other, forwards or backwards. So "
+        f"the feature gives the target away; where that is not known yet, the skill may be gone",
         "remove the feature from the data: no edit of the spec does that",
     )
 
@@ -152,10 +153,10 @@ def _sum_leak(task: Task, data: Dataset) -> Finding | None:
         "targets",
         task.name,
         f"a weighted sum of {len(names)} features is the target: it tells {found.explained:.3%} of "
-        f"the variance on the validation split, and the best of them alone {found.alone:.1%}. They "
-        f"are {', '.join(names)}; in brackets, what each adds, in standard deviations of the "
-        f"target: most of that cancels in the sum, so that they were made from the target, which "
-        f"leaks into the features",
+        f"its variance on the validation split, and the best of them alone {found.alone:.1%}. They "
+        f"are {', '.join(names)}; in brackets, what each adds to the sum, in standard deviations "
+        f"of the target. Most of that cancels, which shows that the features were made from the "
+        f"target: they give it away",
         "remove these features from the data: no edit of the spec does that",
     )
 
@@ -207,7 +208,7 @@ def _common(case: Case, task: Task, target: Tensor) -> Finding | None:
     rare = int(counts.sum() - counts.max()), _others(case, task, int(counts.argmax()))
     if rare[1] is not None and rare[1] < LEAST_OTHERS:
         evidence = (
-            f"one class is right for {share:.1%} of its elements; of all others together there are "
+            f"one class is right for {share:.1%} of its labels; of all others together there are "
             f"{rare[0]} in the training split and {rare[1]} in the validation split. {rare[1]} "
             f"cannot tell whether they are learned: at least {LEAST_OTHERS} are needed"
         )
@@ -219,7 +220,7 @@ def _common(case: Case, task: Task, target: Tensor) -> Finding | None:
     if case.first.skill(task.name, "validation") > HARDLY:
         return None
     evidence = (
-        f"one class is right for {share:.1%} of its elements: always predicting it has a loss of "
+        f"one class is right for {share:.1%} of its labels: always predicting it has a loss of "
         f"{case.first.baselines[task.name].constant['train']:.3g}; on the validation split the "
         f"task's loss at the end is {case.first.end(task.name, 'validation'):.3g}"
     )

@@ -61,9 +61,9 @@ def _frozen(case: Case, balance: Uncertainty, late: dict[str, _Gap]) -> Iterator
     rates = {float(f"{min(max(k * widest / case.now.planned, lr), 1):.1g}") for k in (1, 4)}
     evidence = (
         f"its weight among the tasks is learned: it went from {0.5 * by_hand:.3g} to "
-        f"{gap.weight:.3g} in {len(case.now.steps)} steps at lr {lr:g}, and suits the task's loss "
+        f"{gap.weight:.3g} in {len(case.now.steps)} steps at lr {lr:g}. It suits the task's loss "
         f"at {by_hand:g}/(2 loss) = {gap.rest:.3g}: at that pace it does not get there in this "
-        f"run, and the task counts for too little or too much"
+        f"run, so the task counts for too little or too much"
     )
     best = case.best_edits(
         [(Edit(("balance", "lr"), rate),) for rate in sorted(rates)], case.open_tasks

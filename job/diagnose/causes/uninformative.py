@@ -32,7 +32,7 @@ def findings(case: Case, explained: set[str]) -> Iterator[Finding]:
         if alone.knows(name):
             if case.now.expected_skill(name) < -GAIN:
                 evidence += f", and {_skill(alone, name)} when trained alone"
-                yield Finding("conflict", name, evidence, "give it a trunk, or a run, of its own")
+                yield Finding("conflict", name, evidence, "give it a network, or a run, of its own")
             continue
         tried = list(_tried(case, name))
         best = max(tried, key=lambda each: each[1].skill(name, "validation"), default=None)
@@ -70,8 +70,8 @@ def unexplained(case: Case, control: Probe, name: str) -> Finding:
     """The finding on a task without skill for which no cause was found."""
     evidence = (
         f"its skill on the validation split is {_skill(case.now, name)}, and "
-        f"{_skill(control, name)} in a trial with the targets in random order, where nothing can "
-        f"be learned; {case.probes} trials found no cause"
+        f"{_skill(control, name)} after training on shuffled targets, where nothing can be "
+        f"learned; {case.probes} short trainings found no cause"
     )
     remedy = (
         "check that each label stands in the row of its features, that the features can tell the "

@@ -54,12 +54,17 @@ def data_alarms(spec: JobSpec, data: Dataset, scalings: Mapping[str, Scaling]) -
         ):
             if message:
                 yield Alarm(kind=kind, message=message, step=0)
-    if message := copied_samples(data):
+    if found := copied_samples(data):
+        message = f'{found}; keep copies together with data.split {{"group": …}}, or drop them'
         yield Alarm(kind="copied_samples", message=message, step=0)
     if spec.data.split == "tail":
         for task in spec.tasks:
             targets = (split.targets[task.name] for split in (data.train, data.validation))
-            if message := shifted_targets(task, *targets):
+            if found := shifted_targets(task, *targets):
+                message = (
+                    f"{task.name}: the targets of the tail are not like the others: {found}; if "
+                    'the order of the samples is not one of time, set data.split to "random"'
+                )
                 yield Alarm(kind="split_shift", message=message, step=0, task=task.name)
 
 
@@ -154,7 +159,7 @@ def _remedy(how: Input, of: str, data: Dataset) -> str:
 
 
 def copied_samples(data: Dataset) -> str:
-    """The message about validation samples that copy training samples or each other; "" if few.
+    """How many validation samples copy training samples or each other, in words; "" if few.
 
     Copies have the same features and the same targets.
     """
@@ -169,10 +174,7 @@ def copied_samples(data: Dataset) -> str:
     ]
     copies = ", and ".join(f"{count:,} are copies of {of}" for count, of, _ in found if count)
     effect = ", and ".join(effect for count, _, effect in found if count)
-    return (
-        f"of {len(held_out):,} validation samples {copies}: {effect}; keep copies "
-        'together with data.split {"group": …}, or drop them'
-    )
+    return f"of {len(held_out):,} validation samples {copies}: {effect}"
 
 
 def feature_digests(split: Split) -> list[bytes]:
@@ -196,7 +198,7 @@ def _some_digests(split: Split, some: slice, targets: bool) -> list[bytes]:
     ]
 
 
-# --- targets of a tail split --------------------------------------------------------------------
+# --- targets of both splits ---------------------------------------------------------------------
 
 
 def _with_labels(target: Tensor) -> int:
@@ -205,7 +207,7 @@ def _with_labels(target: Tensor) -> int:
 
 
 def shifted_targets(task: Task, train: Tensor, validation: Tensor) -> str:
-    """The message if a task's targets differ strongly between the splits; "" if they do not.
+    """How a task's targets differ between the splits, in words; "" if they do not strongly.
 
     A difference is strong beyond a bound that no chance reaches: of classes, a total variation
     above APART and five times what two draws of one distribution have; of numbers, means more than
@@ -225,27 +227,22 @@ def shifted_targets(task: Task, train: Tensor, validation: Tensor) -> str:
         k = int((one - other).abs().argmax())
         if distance <= max(APART, 5 * usual):
             return ""
-        values = f"class {k} is {one[k]:.0%} of training and {other[k]:.0%} of validation"
-    else:
-        one, other = (
-            y.double().flatten(1, -2).nanmean(1) if y.dim() > 2 else y.double()
-            for y in (train, validation)
-        )
-        middle = [one.nanmean(0), other.nanmean(0)]
-        squares = [(y - mean).square() for y, mean in zip((one, other), middle, strict=True)]
-        spread = torch.stack([each.nanmean(0) for each in squares]).mean(0).sqrt()
-        distances = (middle[0] - middle[1]).abs() / spread.clamp(min=torch.finfo().tiny)
-        o = int(distances.argmax())
-        if distances[o] <= max(SHIFTED, 5 * noise):
-            return ""
-        which = f" of output {o}" if task.outputs > 1 else ""
-        values = (
-            f"the mean{which} is {middle[0][o]:.4g} in training and {middle[1][o]:.4g} in "
-            f"validation, {distances[o]:.2g} standard deviations apart"
-        )
+        return f"class {k} is {one[k]:.0%} of training and {other[k]:.0%} of validation"
+    one, other = (
+        y.double().flatten(1, -2).nanmean(1) if y.dim() > 2 else y.double()
+        for y in (train, validation)
+    )
+    middle = [one.nanmean(0), other.nanmean(0)]
+    squares = [(y - mean).square() for y, mean in zip((one, other), middle, strict=True)]
+    spread = torch.stack([each.nanmean(0) for each in squares]).mean(0).sqrt()
+    distances = (middle[0] - middle[1]).abs() / spread.clamp(min=torch.finfo().tiny)
+    o = int(distances.argmax())
+    if distances[o] <= max(SHIFTED, 5 * noise):
+        return ""
+    which = f" of output {o}" if task.outputs > 1 else ""
     return (
-        f"{task.name}: the targets of the tail are not like the others: {values}; if the order of "
-        'the samples is not one of time, set data.split to "random"'
+        f"the mean{which} is {middle[0][o]:.4g} in training and {middle[1][o]:.4g} in "
+        f"validation, {distances[o]:.2g} standard deviations apart"
     )
 
 

@@ -123,15 +123,15 @@ class AlarmMonitor:
             yield Sign(
                 "rate_too_low",
                 f"no task has learned more than a little, no loss moved by more than its error, "
-                f"and all updates of this run together can move the weights by at most "
-                f"{updates.travel:.2%} of their norm: raise optimizer.lr, or train for more epochs",
+                f"and all steps of this run together can move the weights by at most "
+                f"{updates.travel:.2%} of their size: raise optimizer.lr, or train for more epochs",
             )
         if updates.decay > DOMINANT and idle:
             yield Sign(
                 "decay_dominates",
-                f"weight decay takes {updates.decay:.2g} times as much from the weights at a step "
-                f"as the gradients give, and {', '.join(idle)} learned next to nothing: lower "
-                f"optimizer.weight_decay",
+                f"in each step weight decay takes {updates.decay:.2g} times as much from the "
+                f"weights as the gradients give them, and {', '.join(idle)} learned next to "
+                f"nothing: lower optimizer.weight_decay",
             )
 
     def _stands(self, name: str, task: EpochTask, at: TrainState) -> bool:
@@ -149,9 +149,10 @@ class AlarmMonitor:
         if idle and task.grad_norm <= NO_GRADIENT * task.train_loss:
             yield Sign(
                 "dead_path",
-                f"{name}: no gradient of its loss comes to the shared representation z (norm "
-                f"{task.grad_norm:.2g}), and it has learned nothing: look for units of its head "
-                f"that are never active, a saturated activation, or a path that is cut off",
+                f"{name}: no gradient of its loss comes to the layers that the tasks share (length "
+                f"{task.grad_norm:.2g}), and it has learned nothing: in its own layers, look for "
+                f"units that are 0 for every sample, an activation that is flat where its outputs "
+                f"are, or a .detach()",
             )
 
     def _signs(self, name: str, task: EpochTask, epoch: int, at: TrainState) -> Iterator[Sign]:
@@ -168,7 +169,7 @@ class AlarmMonitor:
                 "task_starving" if task.grad_share < STARVED * self.even else "task_stalled",
                 f"{name}: its loss, {now}, is {_times(loss, trivial)} the trivial prediction's "
                 f"({trivial:.3g}) and {self._course(pace, gap)}. It gives {task.grad_share:.1%} of "
-                f"the gradient at the shared representation z",
+                f"the gradients that move the layers which the tasks share",
             )
         constant = self.baselines[name].constant["train"]
         if epoch >= max(LEAST, self.epochs / 2) and loss > WORSE * constant:
@@ -186,8 +187,8 @@ class AlarmMonitor:
         if task.saturated > SATURATED:
             yield Sign(
                 "loss_saturated",
-                f"{name}: its loss is saturated at {task.saturated:.0%} of its elements: there the "
-                f"gradient is the same, or 0, however wrong the prediction is",
+                f"{name}: at {task.saturated:.0%} of its predictions the loss no longer tells how "
+                f"wrong they are: the gradient there is the same, or 0, however large the error is",
             )
         yield from self._dead(name, task)
         yield from self._memorizing(name, task)
@@ -204,7 +205,7 @@ class AlarmMonitor:
         effect = "a gate that reads it fails"
         if "validation" in broken and self.scored & {name, "*"}:
             effect += ", and early stop and best_of skip this epoch"
-        yield Sign("not_finite", f"{name}: {losses}: {effect}", lasting=1)
+        yield Sign("not_finite", f"{name}: {losses}, so {effect}", lasting=1)
 
     def _course(self, pace: float, gap: float) -> str:
         """How a loss moves, in words; gap: its distance from the trivial prediction's loss."""
@@ -221,8 +222,8 @@ class AlarmMonitor:
             yield Sign(
                 "memorizing",
                 f"{name}: its skill is {task.skill:.0%} on the training split and {held_out:.0%} "
-                f"on the validation split: it learns its samples by heart, and nothing that holds "
-                f"for others",
+                f"on the validation split: it learns the training samples by heart, and nothing "
+                f"that holds for others",
             )
 
     @staticmethod
@@ -234,8 +235,9 @@ class AlarmMonitor:
         if cosine < OPPOSED and task.cosine < HARMED:
             yield Sign(
                 "conflict",
-                f"{name}: its gradient points against {other}'s (cosine {cosine:.2f}) and against "
-                f"the combined gradient (cosine {task.cosine:.2f}), so that steps raise its loss",
+                f"{name}: in the layers that the tasks share, its gradient points against "
+                f"{other}'s (cosine {cosine:.2f}; -1: opposite, 0: unrelated) and against that of "
+                f"all tasks together ({task.cosine:.2f}), so that steps raise its loss",
             )
 
     def _frozen(self, name: str, task: EpochTask, epoch: int) -> Iterator[Sign]:
@@ -249,9 +251,9 @@ class AlarmMonitor:
         if gap > OFF and gap > pace * (self.epochs - epoch):
             yield Sign(
                 "sigma_frozen",
-                f"{name}: its learned weight is {task.weight:.3g} after {epoch} epochs; it would "
-                f"settle at {by_hand:g}/(2 loss) = {rest:.3g}, but is too slow to get there in "
-                f"this run",
+                f"{name}: its weight among the tasks is learned, and is {task.weight:.3g} after "
+                f"{epoch} epochs; it would settle at {by_hand:g}/(2 loss) = {rest:.3g}, but is too "
+                f"slow to get there in this run: raise balance.lr",
             )
 
     @staticmethod
@@ -293,7 +295,8 @@ def out_of_range(losses: Sequence[TaskLoss], targets: dict[str, Tensor]) -> Iter
             yield Alarm(
                 kind="targets_out_of_range",
                 message=f"{loss.task.name}: {share:.1%} of its training targets lie outside "
-                f"[{low:g}, {high:g}], the range of its activation {loss.task.activation}",
+                f"[{low:g}, {high:g}], the range of its activation {loss.task.activation}: no "
+                f"training reaches them; drop the activation, or scale the target",
                 step=0,
                 task=loss.task.name,
             )
@@ -316,7 +319,8 @@ def no_validation_skill(epoch: Epoch, worth: Mapping[str, Worth], further: str) 
             continue
         skill = f"{100 * found.skill:.1f} ± {100 * found.error:.1f}%"
         message = (
-            f"{name}: its skill on the validation split is not surely above 0: {skill}{further}"
+            f"{name}: on the validation split it is not surely better than a prediction that "
+            f"ignores the features: its skill is {skill}{further}"
         )
         yield Alarm(kind="no_validation_skill", message=message, step=epoch.step, task=name)
 
@@ -329,8 +333,8 @@ def ownership_changed(task: str, names: Sequence[str], step: int) -> Alarm:
         step=step,
         task=task,
         message=f"{task}: its outputs now depend on {names[0]}{more}, not so before the first "
-        "step. The ledger does not count that, and weights may miss it: let the network reach the "
-        "same parameters with all data",
+        "step. Recorded gradients do not count that, and weights that follow from them may miss "
+        "it: let the network use the same parameters for all data",
     )
 
 
@@ -340,12 +344,13 @@ def ledger_alarms(known: Ownership, every: int) -> Iterator[Alarm]:
         yield Alarm(
             kind="measured_at_parameters",
             step=0,
-            message=f"{known.obstacle}. So gradients are measured at the parameters that tasks "
-            f"share, by a backward per task in one step of {every}; between these, weights that "
-            f"follow from them are held. What the record calls z are these parameters",
+            message=f"{known.obstacle}. So gradients are compared at the parameters that tasks "
+            f"share, by one backward pass for each task in one step of {every}; between these "
+            f"steps, weights that follow from gradients are held. Where the record says z, the "
+            f"shared representation, it means these parameters",
         )
     if known.harmony is not None:
-        message = f"tasks cannot conflict, whatever their gradients at z say: {known.harmony}"
+        message = f"no task can harm another, whatever their gradients say: {known.harmony}"
         yield Alarm(kind="no_conflict", step=0, message=message)
 
 
@@ -358,7 +363,7 @@ def overflow(step: int) -> Alarm:
 def balancer_fallback(count: int, step: int) -> Alarm:
     """The alarm about steps, `count` of the last ones, at which a method gave no weights."""
     message = (
-        f"the balancer had no weights of its method at {count} of the last steps: there all tasks "
+        f"the balancer's method gave no weights at {count} of the last steps: there all tasks "
         "weighed the same, or a task whose gradient was too small was left out"
     )
     return Alarm(kind="balancer_fallback", step=step, message=message)

@@ -102,14 +102,14 @@ class Ownership:
         if len(self.tasks) == 1:
             return None
         if not self.cut:
-            return "the network has no shared representation z: it defines forward alone"
+            return "the network has no shared representation: it defines forward alone"
         leaks = self._ordered(_union(self.parts.values()) & _union(self.past))
         if leaks:
-            return f"tasks reach {_some(leaks)} through the shared representation z and past it too"
+            return f"tasks reach {_some(leaks)} through the shared representation and past it too"
         if self.blind:
             one, other = self.blind[0]
             return (
-                f"{one} and {other} read no common part of the shared representation z, but share "
+                f"{one} and {other} read no common part of the shared representation, but share "
                 f"parameters"
             )
         if self.shared and not self.trunk:
