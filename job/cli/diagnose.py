@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from job.cli.arguments import Json, Spec
 from job.errors import Fault, InputError
 from job.exit_codes import FAILED, FINDINGS, INTERRUPTED, PASSED
+from job.spec import JobSpec
 from job.spec.patch import applied, moved
 from job.spec.read import parse_spec, read_text, with_digests
+
+if TYPE_CHECKING:
+    from job.diagnose.diagnose import Diagnosis
 
 
 def diagnose(
@@ -39,13 +43,9 @@ def diagnose(
     something found, or a task without validation skill; 75 interrupted before anything was found;
     1 failed, or a fixed run of --verify did; 2 invalid spec, data or usage.
     """
-    from job.data.dataset import load
     from job.diagnose import show
-    from job.diagnose.diagnose import diagnose as find_causes
-    from job.diagnose.verify import verify as train_both
-    from job.run.start_from import only_anew, with_start
+    from job.run.start_from import only_anew
     from job.show.console import Screen
-    from job.spec.patch import edited
 
     text = read_text(spec)
     folder = spec.resolve().parent
@@ -53,21 +53,15 @@ def diagnose(
     only_anew(job)
     if fix is not None:
         check_free(fix)
-    with show.progress() as watch:
-        diagnosis = find_causes(job, with_start(load(job, folder), job, None), watch=watch)
+    diagnosis = _diagnosed(job, folder)
     out, record = Screen(), show.diagnosis_json(diagnosis, raw)
     if not as_json:
         show.print_diagnosis(out, diagnosis, raw)
-    interrupted = diagnosis.cut == "interrupt"
-    if verify and diagnosis.edits and not interrupted:
-        fixed = edited(job, diagnosis.edits)
-        outcome = train_both(diagnosis, job, fixed, folder, seeds, workers, _print_notice)
-        record["verified"] = outcome
+    verified = _verified(diagnosis, job, folder, seeds, workers) if verify else None
+    if verified is not None:
+        record["verified"] = verified
         if not as_json:
-            show.print_verification(out, outcome)
-    elif verify:
-        why = "it was interrupted" if interrupted else "there is nothing to edit"
-        _print_notice(f"nothing was verified: {why}")
+            show.print_verification(out, verified)
     if as_json:
         typer.echo(json.dumps(record, allow_nan=False))
     if fix is not None and diagnosis.edits:
@@ -75,11 +69,42 @@ def diagnose(
         _print_notice(f"wrote {fix}")
     elif fix is not None:
         _print_notice(f"{fix} was not written: there is nothing to edit")
-    if record.get("verified", {}).get("failed"):
-        raise typer.Exit(FAILED)
-    if interrupted and not diagnosis.findings:
-        raise typer.Exit(INTERRUPTED)
-    raise typer.Exit(FINDINGS if diagnosis.findings else PASSED)
+    raise typer.Exit(_exit_code(diagnosis, verified))
+
+
+def _diagnosed(job: JobSpec, folder: Path) -> Diagnosis:
+    """The diagnosis of a spec on its data; what is being tried is shown meanwhile."""
+    from job.data.dataset import load
+    from job.diagnose import show
+    from job.diagnose.diagnose import diagnose as find_causes
+    from job.run.start_from import with_start
+
+    with show.progress() as watch:
+        return find_causes(job, with_start(load(job, folder), job, None), watch=watch)
+
+
+def _verified(
+    diagnosis: Diagnosis, job: JobSpec, folder: Path, seeds: int, workers: int
+) -> dict[str, Any] | None:
+    """What training the spec and the edited one shows; None, with a notice, if they are not."""
+    from job.diagnose.verify import verify as train_both
+    from job.spec.patch import edited
+
+    interrupted = diagnosis.cut == "interrupt"
+    if interrupted or not diagnosis.edits:
+        why = "it was interrupted" if interrupted else "there is nothing to edit"
+        _print_notice(f"nothing was verified: {why}")
+        return None
+    fixed = edited(job, diagnosis.edits)
+    return train_both(diagnosis, job, fixed, folder, seeds, workers, _print_notice)
+
+
+def _exit_code(diagnosis: Diagnosis, verified: dict[str, Any] | None) -> int:
+    if verified is not None and verified["failed"]:
+        return FAILED
+    if diagnosis.findings:
+        return FINDINGS
+    return INTERRUPTED if diagnosis.cut == "interrupt" else PASSED
 
 
 def _print_notice(text: str) -> None:
