@@ -18,8 +18,10 @@ from job.store import Missing, Store
 def read_history(store: Store, run: str, superseded: bool = False) -> list[Line]:
     """The events of `<name>/<run id>` in order, without those that a resume has superseded.
 
-    With `superseded`, those too. Raises Missing if the store has no such run, Damaged if an event
-    is missing or a segment is not as it was written, StoreError.
+    With `superseded`, those too. This is for scripts, as in docs/store.md, and says what the other
+    readers must find; the job uses those, as memory may not hold a long run. Raises Missing if the
+    store has no such run, Damaged if an event is missing or a segment is not as it was written,
+    StoreError.
     """
     events = list(read_events(store, run))
     return events if superseded else list(filter(SupersededEvents(events).counts, events))
