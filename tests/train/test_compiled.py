@@ -132,7 +132,7 @@ def test_a_network_without_a_z_is_refused() -> None:
         check_cut(Foreign("whole").known)
     assert str(caught.value) == (
         "$.train.compile: found true; trunk and heads must be apart, but the network has no shared "
-        "representation z: it defines forward alone; set it to false"
+        "representation: it defines forward alone; set it to false"
     )
 
 
