@@ -18,7 +18,7 @@ from job.balance.uncertainty import resting_weight
 from job.events import Alarm, Epoch, EpochTask, Worth
 from job.model.baselines import Baseline
 from job.model.losses import RANGES, TaskLoss, share_outside
-from job.spec import JobSpec, Python, Uncertainty
+from job.spec import JobSpec, Uncertainty
 from job.spec.losses import loss_unit
 from job.train.alarms.of_updates import FREE, UpdateSizes
 from job.train.gradients.ownership import Ownership
@@ -84,8 +84,8 @@ class AlarmMonitor:
         units = {task.name: loss_unit(task.loss.kind, task.unit) for task in spec.tasks}
         self.units = {name: f" {unit}" if unit else "" for name, unit in units.items()}
         self.balance = spec.balance
-        # Of a control there is no cause to look for, and one's own network is not diagnosed.
-        self.further = "" if spec.control or isinstance(spec.model, Python) else f". {FURTHER}"
+        # Of a control there is no cause to look for.
+        self.further = "" if spec.control else f". {FURTHER}"
         stop = spec.train.early_stop
         self.scored = {spec.checkpoint.best_of, stop.task if stop else None} - {None}
 
