@@ -54,8 +54,10 @@ def _way_back(where: str, old: Any) -> str:
 
 
 def _leaves(value: Any, where: str) -> Iterator[tuple[str, Any]]:
-    """Every number, string and plain list of a JSON value, with its path."""
+    """Every number, string and plain list of a JSON value, with its path; names in their order."""
     if isinstance(value, dict):
+        if where == "$.optimizer.rates":  # the first pattern that matches counts
+            yield where, list(value)
         inner = {f"{where}.{key}": each for key, each in value.items()}
     elif isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
         names = [each.get("name", n) for n, each in enumerate(value)]

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -270,20 +270,30 @@ class JobSpec(Section):
     def canonical(self) -> str:
         """The spec's content as JSON, defaults filled in, keys sorted, `$schema` left out.
 
-        Inputs keep their order: in it their features are joined.
+        Inputs keep their order too: in it their features are joined.
         """
-        content = json.loads(
-            json.dumps(self.model_dump(mode="json", exclude={"schema_"}), sort_keys=True)
-        )
-        if inputs := getattr(self.data, "inputs", None):
-            found = content["data"]["inputs"]
-            content["data"]["inputs"] = {name: found[name] for name in inputs}
-        return json.dumps(content)
+        return written(self.model_dump(mode="json", exclude={"schema_"}), (RATES, INPUTS))
 
     def content(self) -> str:
-        """The same without what only people read: label and notes."""
-        return json.dumps(self.model_dump(mode="json", exclude=set(self.ABOUT)), sort_keys=True)
+        """The same without what only people read, label and notes; inputs are sorted as well."""
+        return written(self.model_dump(mode="json", exclude=set(self.ABOUT)))
 
     def content_hash(self) -> str:
         """SHA-256 of the content, in hex: the same for two spellings of one spec."""
         return hashlib.sha256(self.content().encode()).hexdigest()
+
+
+RATES, INPUTS = ("optimizer", "rates"), ("data", "inputs")
+"""Sections of named values, as paths."""
+
+
+def written(content: dict[str, Any], in_order: Sequence[tuple[str, str]] = (RATES,)) -> str:
+    """A spec's content as JSON with sorted keys, but for the sections `in_order`.
+
+    Of the patterns of rates the first that matches counts, so another order is another spec.
+    """
+    ordered = json.loads(json.dumps(content, sort_keys=True))
+    for outer, inner in in_order:
+        if found := (content.get(outer) or {}).get(inner):
+            ordered[outer][inner] = {name: ordered[outer][inner][name] for name in found}
+    return json.dumps(ordered)

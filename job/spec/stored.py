@@ -7,7 +7,7 @@ import json
 from contextlib import suppress
 from typing import Any
 
-from job.spec.job_spec import JobSpec
+from job.spec.job_spec import JobSpec, written
 from job.spec.read import parse_spec
 
 OLDER = {"arrays": {"scale": "none"}}
@@ -32,11 +32,11 @@ def parse_stored(text: str, where: str) -> JobSpec:
 
 def is_stored(spec: JobSpec, text: str | None) -> bool:
     """True if the text is the spec as this or an older version stores it, whatever its label."""
-    with suppress(ValueError, RecursionError):
+    with suppress(ValueError, RecursionError, AttributeError, TypeError):
         content = json.loads(text or "")
         if isinstance(content, dict):
             kept = {name: value for name, value in content.items() if name not in spec.ABOUT}
-            return json.dumps(kept, sort_keys=True) in spellings(spec)
+            return written(kept) in spellings(spec)
     return False
 
 
@@ -48,7 +48,7 @@ def spellings(spec: JobSpec) -> list[str]:
     if any(data[name] != value for name, value in older.items()):
         return [spec.content()]
     content["data"] = {name: value for name, value in data.items() if name not in older}
-    return list(dict.fromkeys([spec.content(), json.dumps(content, sort_keys=True)]))
+    return list(dict.fromkeys([spec.content(), written(content)]))
 
 
 def has_content(spec: JobSpec, content_hash: str) -> bool:

@@ -11,7 +11,10 @@ import pytest
 from pydantic import ValidationError
 
 from job.errors import InputError
+from job.spec.diff import change_faults
 from job.spec.faults.strict_json import walk
+from job.spec.patch import Edit
+from job.spec.patch import edited as patched
 from job.spec.read import parse_spec, read_spec, schema
 from job.spec.stored import has_content, is_stored
 from tests.support.specs import FULL, TORCHJD, edited, lines, replaced, without
@@ -60,6 +63,24 @@ def test_hash_ignores_spelling() -> None:
     respelled = {"$schema": "elsewhere", **backwards(FULL)}
     assert parse_spec(json.dumps(respelled)).content_hash() == spec.content_hash()
     assert parse_spec(spec.canonical()).content_hash() == spec.content_hash()
+
+
+def test_the_order_of_rates_is_content() -> None:
+    """The first pattern that matches counts, so another order is another spec, in every spelling
+    of which the order stays; a run is not gone on with in another."""
+    patterns = ["trunk.encoder.*", "*.bias"]
+    ways = [
+        edited(("optimizer", "rates"), dict.fromkeys(order, 0.1))
+        for order in (patterns, patterns[::-1])
+    ]
+    one, other = (parse_spec(json.dumps(way)) for way in ways)
+    assert list(parse_spec(one.canonical()).optimizer.rates) == patterns
+    assert list(patched(one, [Edit(("seed",), 5)]).optimizer.rates) == patterns
+    assert one.content_hash() != other.content_hash()
+    assert is_stored(one, one.canonical())
+    assert not is_stored(one, other.canonical())
+    (fault,) = change_faults(*(json.loads(each.content()) for each in (one, other)))
+    assert fault.where == "$.optimizer.rates"
 
 
 def test_hash_sees_every_value() -> None:
