@@ -137,6 +137,32 @@ def test_files_beside_are_found_in_every_way(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("__pycache__"))
 
 
+DRAWN = MLP.replace("from torch", "import numpy as np\nimport torch\nfrom torch", 1)
+
+
+@pytest.mark.parametrize("drawn", ["np.random.randn(18)", "torch.randn(18)"])
+def test_numbers_that_are_drawn_when_a_file_is_loaded(tmp_path: Path, drawn: str) -> None:
+    """Another process draws others, so a network that computes with them is refused; one that
+    does not begins alike, whether it is loaded for the first time or not."""
+    source = DRAWN.replace("\n\n\n", f"\n\nMASK = torch.as_tensor({drawn}).float()\n\n\n", 1)
+    used = source.replace("flatten(1))", "flatten(1) * MASK)")
+    assert "between two networks" in (found := faults(place(tmp_path, used))) or "state" in found
+    path = place(tmp_path, source)
+    spec = read_spec(path)
+    check_own(spec, load(spec, tmp_path))
+    path = place(tmp_path, source + "# loaded nowhere yet\n")
+    first, again = (built(path).own.get_parameter("first.weight") for _ in range(2))
+    assert torch.equal(first, again)
+
+
+def test_a_file_that_switches_gradients_off(tmp_path: Path) -> None:
+    """What it switches while it is loaded is switched back."""
+    path = place(tmp_path, "import torch\n\ntorch.set_grad_enabled(False)\n" + MLP)
+    spec = read_spec(path)
+    check_own(spec, load(spec, tmp_path))
+    assert torch.is_grad_enabled()
+
+
 def test_two_files_of_one_name(tmp_path: Path) -> None:
     """Each spec's network has its own modules, whatever they are called."""
     paths = [place(tmp_path / name, *SOUND["conv"]) for name in ("a", "b")]

@@ -25,13 +25,17 @@ from types import ModuleType
 from typing import Any
 from warnings import WarningMessage
 
+import torch
 from torch import nn
+from torch.random import fork_rng
 
 from job.distributed.device import device_fault
 from job.errors import Fault, InputError
 from job.spec import PythonFile
 from job.spec.own_code import NOT_BESIDE, modules, pinned
 
+OWN = "own_"
+"""How the names of packages begin that hold files of one's own."""
 FRAME = re.compile(r'File "(.+)", line (\d+)')
 
 
@@ -105,12 +109,13 @@ class OwnCode:
         file = Path(os.path.abspath(folder / section.file))
         self.folder, self.file, self.digests = file.parent, file.name, section.sha256
         content = json.dumps([str(self.folder), sorted(self.digests.items())])
-        package = f"own_{hashlib.sha256(content.encode()).hexdigest()[:16]}"
-        if package not in sys.modules:
+        package = f"{OWN}{hashlib.sha256(content.encode()).hexdigest()[:16]}"
+        if not any(isinstance(each, _Finder) and each.package == package for each in sys.meta_path):
             sys.meta_path.append(_Finder(package, self.folder, self.digests))
         (name,) = (name for name, of in modules(self.digests).items() if of == self.file)
         self.module = f"{package}.{name}"
-        with self.blamed("the file must load"):
+        # What it draws and sets up must not depend on whether this process has loaded it before.
+        with self.blamed("the file must load"), fork_rng(devices=[]), torch.enable_grad():
             import_module(self.module)
 
     def function(self, name: str) -> Callable[..., Any]:
@@ -172,6 +177,12 @@ class OwnCode:
         path = Path(file)
         name = path.relative_to(self.folder).as_posix() if path.is_relative_to(self.folder) else ""
         return name if name in self.digests else None
+
+
+def forget_loaded() -> None:
+    """Forget the files that are loaded: who needs them loads them anew, as another process does."""
+    for name in [name for name in sys.modules if name.startswith(OWN)]:
+        del sys.modules[name]
 
 
 def _fault(where: str, error: BaseException, rule: str) -> Fault:

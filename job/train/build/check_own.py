@@ -13,6 +13,7 @@ from torch import Tensor
 from job.data.dataset import Dataset
 from job.errors import Fault, InputError
 from job.model.metrics import measure, summarize
+from job.model.own.code import forget_loaded
 from job.model.own.functions import LoadedLoss
 from job.model.own.network import OwnForward, OwnNetwork
 from job.spec import JobSpec, Python, Task
@@ -96,6 +97,7 @@ def _check_network(spec: JobSpec, data: Dataset) -> None:
 
 
 def _built(spec: JobSpec, data: Dataset, seed: int) -> OwnForward:
+    forget_loaded()  # so that what a file draws when it is loaded is drawn anew
     torch.manual_seed(seed)
     model = build_network(spec, data)
     assert isinstance(model, OwnForward)
