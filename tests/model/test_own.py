@@ -137,6 +137,16 @@ def test_files_beside_are_found_in_every_way(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("__pycache__"))
 
 
+def test_the_file_of_a_package(tmp_path: Path) -> None:
+    """The `__init__.py` of a folder may import from beside itself."""
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net" / "__init__.py").write_text("from .model import build\n")
+    (tmp_path / "net" / "model.py").write_text(MLP)
+    path = place(tmp_path, MLP, {"file": "net/__init__.py"})
+    spec = read_spec(path)
+    check_own(spec, load(spec, tmp_path))
+
+
 DRAWN = MLP.replace("from torch", "import numpy as np\nimport torch\nfrom torch", 1)
 
 

@@ -57,7 +57,7 @@ class _Finder(MetaPathFinder, Loader):
             return None
         name = fullname.removeprefix(f"{self.package}.")
         if file := self.files.get(name):
-            place, package = str(self.folder / file), file.endswith("__init__.py")
+            place, package = str(self.folder / file), file.endswith("/__init__.py")
             found = ModuleSpec(fullname, self, origin=place, is_package=package)
             found.has_location = True
             return found
