@@ -215,6 +215,18 @@ def test_any_network_in_parts(name: str) -> None:
             torch.testing.assert_close(found, grad, rtol=2e-4, atol=1e-6, msg=parameter)
 
 
+def test_a_first_pass_leaves_statistics_alone() -> None:
+    """Also where a module of one's own puts another tensor into a buffer's place."""
+    net = Net(MIXED, dropout=0.0, section={"kind": "gradient_norm"}, accumulate="exact")
+    scaling = net.model.scalings["features"]
+    scaling.register_buffer("seen", torch.zeros(()))
+    scaling.register_forward_hook(lambda module, *_: setattr(module, "seen", module.seen + 1))
+    at = batch(MIXED, 8)
+    parts = [Part(at.inputs, at.targets), Part(at.inputs, at.targets)]
+    net.stepper.update(parts, net.optimizer, False, 1)
+    assert scaling.seen == 2
+
+
 def cut(at: Given, sizes: Sequence[int]) -> list[Part]:
     """Parts of a batch."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from job.checkpoint.snapshot import file_of
@@ -72,3 +73,29 @@ def test_a_skipped_step_leaves_it() -> None:
     with average.in_place():
         torch.testing.assert_close(norm.running_mean, expected)
     assert not torch.allclose(norm.running_mean, expected)
+
+
+class Centred(torch.nn.Module):
+    """Subtracts a running mean, which is another tensor after each batch."""
+
+    running_mean: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("running_mean", torch.zeros(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Centre a batch."""
+        self.running_mean = 0.5 * self.running_mean + 0.5 * x.mean(0)
+        return x - self.running_mean
+
+
+def test_a_norm_of_ones_own() -> None:
+    """A statistic without its variance is averaged, also where its tensor is another one later."""
+    norm = Centred()
+    average = Average(torch.nn.Sequential(norm), 0.9)
+    norm(torch.ones(8, 3))
+    average.update(1, torch.tensor(0.0))
+    with average.in_place():
+        assert norm.running_mean.tolist() == pytest.approx([9 / 22] * 3)
+    assert norm.running_mean.tolist() == [0.5] * 3

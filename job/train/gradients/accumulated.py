@@ -169,13 +169,13 @@ class AccumulatedPasses(Passes):
     @contextmanager
     def _as_before(self) -> Iterator[None]:
         """Afterwards, gradients, buffers and generators are as before."""
-        buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+        buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
         device = self.some.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             yield
         with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
+            for name, before in buffers.items():
+                self.model.get_buffer(name).copy_(before)
         for p in self.model.parameters():
             p.grad = None
 

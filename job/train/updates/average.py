@@ -17,8 +17,9 @@ class Average:
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay, self.live = decay, dict(_averaged(model))
-        self.tensors = {name: tensor.detach().clone() for name, tensor in self.live.items()}
+        self.decay, self.places = decay, dict(_averaged(model))
+        live = zip(self.places, self._live(), strict=True)
+        self.tensors = {name: tensor.detach().clone() for name, tensor in live}
         """The averages, by the names that the network's tensors have."""
 
     @torch.no_grad()
@@ -27,7 +28,7 @@ class Average:
         share = 1 - min(self.decay, (1 + step) / (10 + step))
         weight = torch.where(skipped > 0, 0.0, share)
         averages = list(self.tensors.values())
-        moves = torch._foreach_sub(list(self.live.values()), averages)
+        moves = torch._foreach_sub(self._live(), averages)
         torch._foreach_mul_(moves, weight)
         torch._foreach_add_(averages, moves)
 
@@ -42,16 +43,23 @@ class Average:
 
     @torch.no_grad()
     def _swap(self) -> None:
-        for live, average in zip(self.live.values(), self.tensors.values(), strict=True):
+        for live, average in zip(self._live(), self.tensors.values(), strict=True):
             kept = live.clone()
             live.copy_(average)
             average.copy_(kept)
 
+    def _live(self) -> list[Tensor]:
+        """The network's own tensors; a module may have put another one into a statistic's place."""
+        return [getattr(module, name) for module, name in self.places.values()]
 
-def _averaged(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Parameters that train, and running statistics in floats, by name."""
-    yield from ((name, p) for name, p in model.named_parameters() if p.requires_grad)
+
+def _averaged(model: nn.Module) -> Iterator[tuple[str, tuple[nn.Module, str]]]:
+    """Parameters that train, and running statistics in floats: where they are, by name."""
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            path, _, own = name.rpartition(".")
+            yield name, (model.get_submodule(path), own)
     for prefix, module in model.named_modules():
-        if isinstance(getattr(module, "running_mean", None), Tensor):
-            for name in ("running_mean", "running_var"):
-                yield f"{prefix}.{name}", module.get_buffer(name)
+        for name, _ in module.named_buffers(recurse=False):
+            if name in ("running_mean", "running_var"):
+                yield f"{prefix}.{name}", (module, name)
