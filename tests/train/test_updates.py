@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +14,10 @@ from job.errors import InputError
 from job.model.losses import TaskLoss
 from job.train.gradients.ownership import ownership
 from job.train.step import Stepper
+from job.train.updates.kinds import MuonAndAdamW
 from job.train.updates.optimizer import build_optimizer
 from tests.support.nets import MIXED, Batch, balancer, batch, network
+from tests.support.tiny_job import Trained, job, write
 
 SECTION: TypeAdapter[spec.Optimizer] = TypeAdapter(spec.Optimizer)
 KINDS: list[dict[str, Any]] = [
@@ -134,6 +137,26 @@ def test_a_pattern_that_matches_nothing() -> None:
     """The fault names the pattern, and parameters with names near it."""
     with pytest.raises(InputError, match=r'"trunk.lstm.\*".*names near it are trunk.encoder.lstm'):
         build({"rates": {"trunk.lstm.*": 0.1}})
+
+
+def test_a_rate_of_what_is_frozen(tmp_path: Path) -> None:
+    """The fault says that it trains not, as its name is there."""
+    write(tmp_path)
+    edits = {"model.freeze": ["trunk"], "optimizer.rates": {"trunk.*": 0.1}}
+    with pytest.raises(InputError, match="no parameter that trains has a name that matches"):
+        Trained(*job(tmp_path, edits))
+
+
+def test_muon_alone() -> None:
+    """A network of matrices in the trunk alone, and a balancer without parameters."""
+    matrix = torch.nn.Parameter(torch.eye(2))
+    group = {"params": [matrix], "lr": 0.1, "weight_decay": 0.0, "muon": True}
+    optimizer = MuonAndAdamW([group], 0.95, True, (0.9, 0.999))
+    matrix.grad, optimizer.found_inf = torch.ones(2, 2), torch.tensor(0.0)
+    optimizer.state[matrix] = {"momentum_buffer": torch.zeros(2, 2)}
+    optimizer.load_state_dict(optimizer.state_dict())
+    optimizer.step()
+    assert not torch.equal(matrix, torch.eye(2))
 
 
 def _of(at: Batch) -> tuple[Any, Any]:

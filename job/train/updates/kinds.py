@@ -39,7 +39,8 @@ class MuonAndAdamW(Optimizer):
             nesterov=nesterov,
             adjust_lr_fn="match_rms_adamw",
         )
-        self.adamw = AdamW([g for g in groups if not g["muon"]], betas=betas, fused=True)
+        others = [g for g in groups if not g["muon"]]
+        self.adamw = AdamW(others or [{"params": []}], betas=betas, fused=True)
         super().__init__(groups, {})
         self._share()
 
