@@ -15,15 +15,17 @@ NEAR = 3
 """Names that are proposed for a pattern without a match, at most."""
 
 
-def matched(values: Mapping[str, Value], names: Sequence[str], where: str) -> dict[str, Value]:
+def matched(
+    values: Mapping[str, Value], names: Sequence[str], where: str, what: str = "parameter"
+) -> dict[str, Value]:
     """The value of each name, from the first pattern that matches it; others are left out.
 
-    The name of a module matches all that is in it. where: JSON path of the patterns. Raises
-    InputError for each pattern that matches no name.
+    The name of a module matches all that is in it. where: JSON path of the patterns. what: what the
+    names are those of. Raises InputError for each pattern that matches no name.
     """
     unused = [p for p in values if not any(fits(name, p) for name in names)]
     if unused:
-        raise InputError([_unmatched(pattern, names, where) for pattern in unused])
+        raise InputError([_unmatched(pattern, names, where, what) for pattern in unused])
     first = {name: next((p for p in values if fits(name, p)), None) for name in names}
     return {name: values[pattern] for name, pattern in first.items() if pattern is not None}
 
@@ -33,7 +35,7 @@ def fits(name: str, pattern: str) -> bool:
     return fnmatchcase(name, pattern) or name.startswith(f"{pattern}.")
 
 
-def _unmatched(pattern: str, names: Sequence[str], where: str) -> Fault:
+def _unmatched(pattern: str, names: Sequence[str], where: str, what: str) -> Fault:
     near = difflib.get_close_matches(pattern, names, NEAR, 0) or ["none"]
-    rule = "no parameter has a name that matches"
+    rule = f"no {what} has a name that matches"
     return Fault(where, json.dumps(pattern), rule, f"names near it are {', '.join(near)}")

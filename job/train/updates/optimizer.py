@@ -45,7 +45,8 @@ def set_rate(optimizer: torch.optim.Optimizer, scheduled: float) -> None:
 def _groups(optimizer: spec.Optimizer, balance: spec.Balance, stepper: Stepper) -> Iterator[Group]:
     """Groups of parameters that have a part of the network and a learning rate in common."""
     known, named = stepper.known, dict(stepper.model.named_parameters())
-    rates = matched(optimizer.rates, known.parameters, "$.optimizer.rates")
+    what = "parameter that trains"
+    rates = matched(optimizer.rates, known.parameters, "$.optimizer.rates", what)
     of_trunk, muon = set(known.trunk), _for_muon(optimizer, stepper)
     heads = [name for name in known.parameters if name not in of_trunk]
     found: dict[tuple[str, float, bool], list[Tensor]] = {}
