@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from job.record.document import Damaged
 from job.record.pods import RunRef
 from job.record.run_index import RunIndex
 from job.runs.find import choose_checkpoint, the_run
-from job.spec import JobSpec, StartFrom
+from job.spec import JobSpec, Python
 from job.store import Missing, open_store
 from job.train.resume import named_now
 
@@ -41,7 +41,7 @@ def with_start(data: Dataset, spec: JobSpec, store: str | None) -> Dataset:
     run = NamedRun(start.run, f"{WHERE}.run", store, data.folder)
     ref, found = checkpoint_of(run, start.checkpoint, f"{WHERE}.checkpoint")
     tensors = network(found.tensors)
-    if faults := list(_misfits(start, tensors, found.manifest.values, data)):
+    if faults := list(misfits(spec, tensors, found.manifest.values, data)):
         raise InputError(faults)
     averaged = any(name.startswith(AVERAGE) for name in found.tensors)
     origin = origin_of("start_from", ref, found).model_copy(update={"averaged": averaged})
@@ -109,25 +109,28 @@ def network(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def _misfits(
-    start: StartFrom, names: Iterable[str], values: Mapping[str, Any], data: Dataset
+def misfits(
+    spec: JobSpec, tensors: Mapping[str, Tensor], values: Mapping[str, Any], data: Dataset
 ) -> Iterator[Fault]:
     """A fault for each input or task whose codes stand for something else in that run.
 
-    names: of that run's tensors. values: of its checkpoint's manifest.
+    tensors: of that run's network. values: of its checkpoint's manifest.
     """
-    taken = [name for name in names if any(fits(name, part) for part in start.patterns)]
-    in_trunk = [name.startswith("trunk.") for name in taken]
+    patterns = () if spec.model.start_from is None else spec.model.start_from.patterns
+    taken = {n: x for n, x in tensors.items() if any(fits(n, part) for part in patterns)}
+    own = isinstance(spec.model, Python)  # whose names do not say what is trunk and what is head
     pairs = []
-    if any(in_trunk):
+    if own or any(name.startswith("trunk.") for name in taken):
         order, ours = values.get("inputs"), list(data.inputs)
-        if order is not None and list(order) != ours and sorted(order) == sorted(ours):
+        if not own and order is not None and list(order) != ours and sorted(order) == sorted(ours):
             rule = f"the network of that run joins the inputs in the order {', '.join(order)}"
             remedy = "list them so, or leave the trunk out of parts"
             yield Fault("$.data.inputs", ", ".join(ours), rule, remedy)
-        pairs.append(("categories", values.get("levels", {}), data.levels, "the trunk"))
-    if not all(in_trunk):
-        pairs.append(("classes", values.get("classes", {}), data.classes, "the heads"))
+        pairs.append(("categories", values.get("levels", {}), data.levels, "what reads them"))
+    sizes = {size for n, x in taken.items() if not n.startswith("trunk.") for size in x.shape}
+    read = {task.name for task in spec.tasks if task.head_width in sizes}
+    classes = {name: each for name, each in data.classes.items() if name in read}
+    pairs.append(("classes", values.get("classes", {}), classes, "the heads"))
     for what, before, now, part in pairs:
         for name in sorted(before.keys() & now.keys()):
             if before[name] != now[name]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from deploy.plan.earlier_run import unreadable_runs
 from job.data.dataset import Dataset
 from job.errors import InputError
 from job.record.run_index import RunIndex
-from job.run.start_from import with_start
+from job.run.start_from import misfits, with_start
 from job.spec import JobSpec
 from job.spec.patch import moved
 from job.spec.read import parse_spec
@@ -160,6 +161,36 @@ def test_other_categories_are_refused(warm: Nursery, tmp_path: Path) -> None:
     process = Run(warm, again, run.url, "again").start()
     assert process.wait() == 2, process.err
     assert "found other categories of a: x, y, z; the data's are w, y, z" in process.err
+
+
+@pytest.mark.parametrize(
+    ("model", "parts", "found"),
+    [
+        ({"kind": "mlp"}, ["trunk"], ["categories of a"]),
+        ({"kind": "mlp"}, ["by_task"], ["classes of kind"]),
+        ({"kind": "mlp"}, "all", ["categories of a", "classes of kind"]),
+        ({"kind": "python", "file": "n.py"}, ["own.first"], ["categories of a"]),
+        ({"kind": "python", "file": "n.py"}, "all", ["categories of a", "classes of kind"]),
+    ],
+)
+def test_codes_that_stood_for_something_else(
+    tmp_path: Path, model: dict[str, Any], parts: Any, found: list[str]
+) -> None:
+    """They count for what is taken; in a network of one's own, categories always, and classes if a
+    layer has as many outputs, as no name says what is trunk and what is head."""
+    write(tmp_path)
+    _, data = job(tmp_path)
+    about = replace(data.inputs["features"], levels={"a": ["x", "y"]})
+    data = replace(data, inputs={"features": about}, classes={"kind": ["no", "yes"]})
+    spec = parse_spec(
+        json.dumps(edited({"model": model | {"start_from": {"run": "s", "parts": parts}}}))
+    )
+    names = ("own.first", "own.last") if model["kind"] == "python" else ("trunk.a", "by_task.kind")
+    tensors = {f"{name}.weight": torch.zeros(n, 5) for name, n in zip(names, (3, 2), strict=True)}
+    was = {"levels": {"a": ["y", "x"]}, "classes": {"kind": ["yes", "no"]}}
+    faults = [str(fault) for fault in misfits(spec, tensors, was, data)]
+    assert len(faults) == len(found)
+    assert all(f"other {what}:" in fault for what, fault in zip(found, faults, strict=True))
 
 
 @pytest.mark.parametrize(
