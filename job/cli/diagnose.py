@@ -53,7 +53,11 @@ def diagnose(
     only_anew(job)
     if fix is not None:
         check_free(fix)
-    diagnosis = _diagnosed(job, folder)
+    try:
+        diagnosis = _diagnosed(job, folder)
+    except KeyboardInterrupt:
+        _print_notice("interrupted before anything was measured")
+        raise typer.Exit(INTERRUPTED) from None
     out, record = Screen(), show.diagnosis_json(diagnosis, raw)
     if not as_json:
         show.print_diagnosis(out, diagnosis, raw)
@@ -96,7 +100,11 @@ def _verified(
         _print_notice(f"nothing was verified: {why}")
         return None
     fixed = edited(job, diagnosis.edits)
-    return train_both(diagnosis, job, fixed, folder, seeds, workers, _print_notice)
+    try:
+        return train_both(diagnosis, job, fixed, folder, seeds, workers, _print_notice)
+    except KeyboardInterrupt:
+        _print_notice("nothing was verified: it was interrupted")
+        return None
 
 
 def _exit_code(diagnosis: Diagnosis, verified: dict[str, Any] | None) -> int:
