@@ -165,6 +165,13 @@ def test_numbers_that_are_drawn_when_a_file_is_loaded(tmp_path: Path, drawn: str
     assert torch.equal(first, again)
 
 
+def test_what_a_file_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It goes to stderr, as stdout may be JSON."""
+    source = MLP.replace("    return Perceptron", "    print('builds')\n    return Perceptron")
+    built(place(tmp_path, "print('loads')\n" + source))
+    assert capsys.readouterr() == ("", "loads\nbuilds\n")
+
+
 def test_a_file_that_switches_gradients_off(tmp_path: Path) -> None:
     """What it switches while it is loaded is switched back."""
     path = place(tmp_path, "import torch\n\ntorch.set_grad_enabled(False)\n" + MLP)

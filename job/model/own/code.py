@@ -16,7 +16,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -25,8 +25,7 @@ from types import ModuleType
 from typing import Any
 from warnings import WarningMessage
 
-import torch
-from torch import nn
+from torch import enable_grad, nn
 from torch.random import fork_rng
 
 from job.distributed.device import device_fault
@@ -115,7 +114,8 @@ class OwnCode:
         (name,) = (name for name, of in modules(self.digests).items() if of == self.file)
         self.module = f"{package}.{name}"
         # What it draws and sets up must not depend on whether this process has loaded it before.
-        with self.blamed("the file must load"), fork_rng(devices=[]), torch.enable_grad():
+        blamed = self.blamed("the file must load")
+        with blamed, beside_output(), fork_rng(devices=[]), enable_grad():
             import_module(self.module)
 
     def function(self, name: str) -> Callable[..., Any]:
@@ -177,6 +177,11 @@ class OwnCode:
         path = Path(file)
         name = path.relative_to(self.folder).as_posix() if path.is_relative_to(self.folder) else ""
         return name if name in self.digests else None
+
+
+def beside_output() -> redirect_stdout[Any]:
+    """Within it, what is printed goes to stderr: stdout is the command's, and may be JSON."""
+    return redirect_stdout(sys.stderr)
 
 
 def forget_loaded() -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from job.data.encoding.input_info import InputInfo
 from job.errors import Fault, InputError
 from job.model.network import Inputs, Network, Z, parts
-from job.model.own.code import OwnCode
+from job.model.own.code import OwnCode, beside_output
 from job.model.scaling import Scaling
 
 Shape = tuple[int, ...]
@@ -179,7 +179,8 @@ def build_own(
         else Input(shapes[name], about.codes)
         for name, about in inputs.items()
     }
-    with code.blamed(f"{build}(tasks, inputs, **options) must return a network", function):
+    rule = f"{build}(tasks, inputs, **options) must return a network"
+    with code.blamed(rule, function), beside_output():
         own = function(tuple(tasks), described, **options)
     place = code.place(function)
     if not isinstance(own, nn.Module):
