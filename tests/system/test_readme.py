@@ -347,3 +347,15 @@ def test_shown_resources_are_resources() -> None:
 
 
 # --- what else must agree ----------------------------------------------------------------------
+
+
+def test_wings_are_in_the_order_of_their_imports() -> None:
+    """Each stands behind the wings that it imports from, and none is missing."""
+    text = (ROOT / "README.md").read_text()
+    rows = text.partition("| wing | holds |")[2].partition("\n\n")[0].splitlines()[2:]
+    wings = [wing for row in rows for wing in re.findall(r"`(\w+)/`", row.split("|")[1])]
+    assert set(wings) == {file.parent.name for file in (ROOT / "job").glob("*/__init__.py")}
+    for k, wing in enumerate(wings):
+        for file in (ROOT / "job" / wing).rglob("*.py"):
+            imported = re.findall(r"^\s*from job\.(\w+)", file.read_text(), re.M)
+            assert not {*imported} & {*wings[k + 1 :]}, file
