@@ -165,6 +165,20 @@ def test_numbers_that_are_drawn_when_a_file_is_loaded(tmp_path: Path, drawn: str
     assert torch.equal(first, again)
 
 
+def test_a_last_batch_of_one_sample(tmp_path: Path) -> None:
+    """A BatchNorm fails with it, at the end of the first epoch; validate says so."""
+    norm = "        self.norm = nn.BatchNorm1d(width)\n"
+    source = MLP.replace("        self.steps = steps\n", f"        self.steps = steps\n{norm}")
+    source = source.replace("x = self.first(", "x = self.norm(self.first(")
+    source = source.replace(".flatten(1))", ".flatten(1)))")
+    path = place(tmp_path, source, {}, {"train.batch_size": 7})
+    found = faults(path)
+    assert found.startswith("network.py:16: found ValueError: Expected more than 1 value")
+    assert "in an epoch's last batch, which has 1 of 7 samples; trunk must compute z" in found
+    path = place(tmp_path, source, {}, {"train.batch_size": 8})
+    check_own(read_spec(path), load(read_spec(path), tmp_path))
+
+
 def test_what_a_file_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It goes to stderr, as stdout may be JSON."""
     source = MLP.replace("    return Perceptron", "    print('builds')\n    return Perceptron")

@@ -5,6 +5,7 @@ Some samples of the training split go through, forwards and backwards, on the CP
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -93,6 +94,7 @@ def _check_network(spec: JobSpec, data: Dataset) -> None:
         remedy = "draw by torch alone, not by random, numpy or the time"
         found = "outputs or gradients that differ between two networks of one seed"
         raise InputError([Fault(_place(model), found, rule, remedy)])
+    _check_last_batch(model, spec, data)
     _check_state(model, _built(spec, data, spec.seed + 1), inputs)
 
 
@@ -125,6 +127,20 @@ def _check_finite(model: OwnForward, done: _Pass) -> None:
             rule = "the first batch must give finite numbers"
             place = _place(model)
             raise InputError([Fault(place, found, rule, "look for log, sqrt or / of 0 or less")])
+
+
+def _check_last_batch(model: OwnForward, spec: JobSpec, data: Dataset) -> None:
+    """A BatchNorm fails with a single sample, as an epoch's last batch may have."""
+    left = len(data.train) % spec.train.batch_size
+    if left == 0:
+        return
+    try:
+        _trained(model, data.train.inputs_of(torch.arange(left)))
+    except InputError as error:
+        last = f"in an epoch's last batch, which has {left} of {spec.train.batch_size} samples"
+        remedy = "choose another train.batch_size, or layers that take so few samples"
+        faults = [replace(f, found=f"{f.found} {last}", remedy=remedy) for f in error.faults]
+        raise InputError(faults) from error
 
 
 def _check_state(model: OwnForward, other: OwnForward, inputs: dict[str, Tensor]) -> None:
