@@ -192,7 +192,7 @@ def load(spec: JobSpec, folder: Path, test: bool = False) -> Dataset:
         rule = f"the training set has {size} samples"
         found = str(spec.train.batch_size)
         faults.append(Fault("$.train.batch_size", found, rule, f"set it to {size} or less"))
-    faults += _endless_warmup(spec, size)
+    faults += endless_warmup(spec, size)
     held = {"train": parts.train, "validation": parts.validation}
     faults = faults or unmeasurable_gates(
         spec,
@@ -221,7 +221,7 @@ def load(spec: JobSpec, folder: Path, test: bool = False) -> Dataset:
     )
 
 
-def _endless_warmup(spec: JobSpec, samples: int) -> list[Fault]:
+def endless_warmup(spec: JobSpec, samples: int) -> list[Fault]:
     """The fault of a warm-up that lasts as long as the run, if it does."""
     parts = spec.train.accumulate.steps if spec.train.accumulate else 1
     steps = spec.train.epochs * ceil(samples / (spec.train.batch_size * parts))

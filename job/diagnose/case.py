@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from job.data.dataset import endless_warmup
 from job.diagnose.inside.look import Activity, Structure
 from job.diagnose.probe import Probe
 from job.diagnose.reach import Reach
@@ -170,11 +171,12 @@ class Case:
         return [name for name in self.open_tasks if is_weak(self.now, name)]
 
     def edited(self, *edits: Edit) -> JobSpec | None:
-        """The spec with further edits; None if that is invalid."""
+        """The spec with further edits; None if that is invalid, also for this data."""
         try:
-            return edited(self.original, [*self.edits, *edits])
+            spec = edited(self.original, [*self.edits, *edits])
         except InputError:
             return None
+        return None if endless_warmup(spec, len(self.first.data.train)) else spec
 
     def probe_with(self, *edits: Edit) -> Probe | None:
         """A probe with further edits; None if it is invalid, not finite or out of time."""

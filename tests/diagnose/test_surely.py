@@ -10,16 +10,17 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
 
 from job.data.dataset import Dataset, load
-from job.diagnose.case import is_risen
+from job.diagnose.case import Case, Watch, is_risen
 from job.diagnose.probe import Evaluation, Probe, is_ahead
 from job.model.losses import TaskLoss
+from job.spec.patch import Edit
 from job.spec.read import parse_spec
 from job.train.evaluate import Losses
 from job.train.yardsticks import Yardsticks
@@ -137,3 +138,15 @@ def test_samples_that_share_data_count_less(data: Dataset) -> None:
     windows = replace(data, validation=replace(data.validation, overlap=4))
     assert is_ahead(ahead_at(data, 50), ahead_at(data, 32), "y")
     assert not is_ahead(ahead_at(windows, 50), ahead_at(windows, 32), "y")
+
+
+def test_an_edit_must_be_valid_with_the_data(data: Dataset) -> None:
+    """The fixed spec must run: fewer epochs, or larger batches, may not end before a warm-up."""
+    train = {"epochs": 4, "batch_size": 8, "warmup": 20}
+    original = parse_spec(json.dumps(SPEC | {"train": train}))  # 8 steps an epoch
+    at = with_losses(data, NOTHING)
+    looks: Any = None
+    case = Case(original, at, lambda _: at, lambda _: {}, math.inf, Watch(), looks, looks)
+    assert case.edited(Edit(("train", "epochs"), 3)) is not None
+    assert case.edited(Edit(("train", "epochs"), 2)) is None
+    assert case.probe_with(Edit(("train", "batch_size"), 16)) is None
