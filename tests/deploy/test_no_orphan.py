@@ -26,7 +26,7 @@ from tests.runpod.pod import SimulatedPod
 from tests.support.simulated_user import RESOURCES, Renting, renting
 from tests.support.warm_process import Nursery, Process, until
 
-SCHEDULES, SHARDS, AT_ONCE = 150, 5, 6
+SCHEDULES, SHARDS, AT_ONCE = 108, 3, 6
 """How many in all, in how many tests, and how many of a test at the same time, each with an account
 of its own: they mostly wait."""
 DEADLINE = 15.0
