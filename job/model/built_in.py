@@ -179,7 +179,8 @@ class BuiltIn(Trunked):
         by_step [B, P, R]: the outputs of all step heads. pooled: for each window task, the mean of
         z over the positions [B, D].
         """
-        slices = iter(by_step.split([h.output.out_features for h in self.step_heads], -1))
+        widths = [h.output.out_features for h in self.step_heads]
+        slices = iter(by_step.split(widths, -1) if widths else ())  # none: torch.export cannot read
         means = iter(pooled)
         return [
             next(slices) if isinstance(head, StepHead) else head(next(means)) for head in self.heads

@@ -1,4 +1,4 @@
-"""A network as a program of torch.export and as ONNX, each checked against the network itself."""
+"""A network as a program of torch.export and as ONNX: each file is read and checked against it."""
 
 from __future__ import annotations
 
@@ -52,17 +52,19 @@ def export(served: Served, samples: Sequence[Tensor], tasks: Sequence[str], fold
     with torch.no_grad(), _quiet():
         parts = [[x[i : i + batch] for x in samples] for i in range(0, len(samples[0]), batch)]
         ours = [served(*part) for part in parts]
+        path = folder / PROGRAM
         try:
             program = _program(served, samples)
-            module = program.module()
-            off = _off(lambda part: module(*part), parts, ours)
+            torch.export.save(program, path)
+            module = torch.export.load(path).module()  # not every program that is saved can be read
+            kept = _kept(PROGRAM, _off(lambda part: module(*part), parts, ours))
         except Exception as error:  # whatever the user's network does: the reason is told
+            path.unlink(missing_ok=True)
             why = _reason(error)
             return [Exported(PROGRAM, why=why), Exported(ONNX, why=f"it needs {PROGRAM}")]
-        written = [_kept(PROGRAM, off)]
-        if written[0].is_written:
-            torch.export.save(program, folder / PROGRAM)
-        return [*written, _onnx(program, served.inputs, tasks, parts, ours, folder)]
+        if not kept.is_written:
+            path.unlink()
+        return [kept, _onnx(program, served.inputs, tasks, parts, ours, folder)]
 
 
 def _program(served: Served, samples: Sequence[Tensor]) -> ExportedProgram:

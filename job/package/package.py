@@ -8,6 +8,7 @@ from typing import Any
 
 from job.data.dataset import Dataset
 from job.data.dataset import load as load_data
+from job.errors import Fault, InputError
 from job.evaluate.evaluation import own_losses
 from job.events import FinalTestTask
 from job.export.new_folder import check_no_folder, new_folder
@@ -33,6 +34,7 @@ def package(predictor: Predictor, out: Path) -> list[Exported]:
     The run's data must lie where its spec names it, from the predictor's folder. Raises InputError.
     """
     check_no_folder(out)
+    _check_data_is_there(predictor)
     data = load_data(predictor.spec, predictor.folder)
     rows = evenly_spaced(len(data.validation), MOST)
     samples = data.validation.inputs_of(rows)
@@ -59,6 +61,16 @@ def package(predictor: Predictor, out: Path) -> list[Exported]:
         (folder / "interface.json").write_text(f"{text}\n", "utf-8")
         (folder / "spec.json").write_text(predictor.spec.canonical(), "utf-8")
     return exported
+
+
+def _check_data_is_there(predictor: Predictor) -> None:
+    """Raise InputError if the run's data does not lie where its spec names it."""
+    named = predictor.spec.data.path
+    path = (predictor.folder / named).absolute()
+    if not named.startswith("s3://") and not path.exists():
+        rule = "the files are checked on the run's validation data"
+        remedy = "name the folder of the spec with --spec-folder, or supply the data"
+        raise InputError([Fault(named, f"no file at {path}", rule, remedy)])
 
 
 def _measured(predictor: Predictor, data: Dataset) -> dict[str, FinalTestTask]:
