@@ -182,7 +182,8 @@ def _check_folder(out: Path) -> None:
 def _written(result: Result, spec: Path, best: Path | None) -> list[str]:
     """Write the best spec and its figures, unless they are there; says where they are.
 
-    A file of another content is never overwritten: a name with the trial's is taken then.
+    A file of another content is never overwritten: a name with the trial's is taken then. Figures
+    beside this very spec are an earlier call's, which knew of fewer trials: they are replaced.
     """
     from job.export.new_file import new_file
 
@@ -199,6 +200,8 @@ def _written(result: Result, spec: Path, best: Path | None) -> list[str]:
         return os.path.lexists(path) and path.read_text("utf-8") != texts(path)[path]
 
     path = named if best is None or is_taken(best) else best
+    if path.is_file() and not is_taken(path):
+        figures_of(path).unlink(missing_ok=True)
     for each, text in texts(path).items():
         if not (each.is_file() and each.read_text("utf-8") == text):
             with new_file(each) as file:

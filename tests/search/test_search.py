@@ -336,6 +336,14 @@ class TestResult:
         assert {entry.key: store.get(entry.key).data for entry in store.list()} == before
         assert done.stdout.splitlines()[:4] == undisturbed.out.splitlines()[:4]
 
+    def test_more_trials_and_still_the_same_best(self, undisturbed: Searched) -> None:
+        """The figures beside the best spec, which count the trials, are written anew."""
+        (figures,) = undisturbed.folder.glob("spec.*.figures.json")
+        whole = figures.read_text()
+        figures.write_text(whole.replace(f'"trials": {TRIALS}', '"trials": 1'))
+        done = job(undisturbed.folder, *options("runs"))
+        assert (done.returncode, figures.read_text()) == (0, whole), done.stderr
+
     def test_each_trial_is_a_run_like_any_other(self, undisturbed: Searched) -> None:
         """Its report is in its folder, and `job.export` works on it."""
         folder = undisturbed.folder
