@@ -7,7 +7,8 @@ import math
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import jsonpatch
 import numpy as np
@@ -15,8 +16,8 @@ import pytest
 import torch
 
 from job.data.dataset import load
-from job.diagnose.case import Finding
-from job.diagnose.causes.learning_rate import leaps
+from job.diagnose.case import Case, Finding
+from job.diagnose.causes.learning_rate import leaps, too_low
 from job.diagnose.diagnose import Diagnosis, diagnose
 from job.diagnose.probe import probe, probe_inputs
 from job.diagnose.reach import reach
@@ -391,3 +392,27 @@ def test_a_remedy_in_words_is_printed(capsys: pytest.CaptureFixture[str]) -> Non
     remedy = "set $.optimizer.lr = 0.01, if what other tasks lose is worth it: b 9% → 2% ± 1%"
     print_finding(Screen(), 1, Finding("learning_rate", "a", "seen", remedy), [], {})
     assert "if what other tasks lose" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(("planned", "named"), [(240, True), (824, False)])
+def test_a_higher_rate_that_costs_another_task(planned: int, named: bool) -> None:
+    """It is told of a run that is as long as the probe. A longer one may learn both tasks at its
+    own rate, as spec.json does: its `countdown` has a skill of 3 % after the probe, and of 31 % at
+    the end.
+    """
+    far = SimpleNamespace(
+        spec=parse_spec(json.dumps(SMALL)),
+        planned=planned,
+        evaluations=[SimpleNamespace(step=240)],
+        knows=lambda *_: True,
+        rise=lambda *_: None,
+    )
+    case = SimpleNamespace(
+        now=far,
+        weak=lambda: ["down"],
+        helpful_edits=lambda rates, _: [(edits, far) for edits in rates],
+        best_of=lambda helpful, _, at_any_cost=False: helpful[0] if at_any_cost else None,
+        helped=lambda *_: ("down",),
+        offer=lambda finding, _: finding,
+    )
+    assert [f.mechanism for f in too_low(cast("Case", case))] == ["learning_rate"] * named

@@ -76,14 +76,17 @@ def too_low(case: Case) -> Iterator[Finding]:
     """A finding if weak tasks learn at a rate that is higher by more than the run is longer.
 
     A run of n times the probe's steps goes about as far as the probe at n times the rate. A task
-    that ends without skill has not learned, however far its loss has fallen.
+    that ends without skill has not learned, however far its loss has fallen. A rate that costs
+    another task is no remedy in a run that is longer: it has the time to learn both.
     """
     weak, now = case.weak(), case.now
     highest = HIGHEST.get(now.spec.optimizer.kind, FASTEST)
     rates = [_times(now.spec, by) for by in HIGHER if now.spec.optimizer.lr * by <= highest]
     helpful = case.helpful_edits(rates, weak) if weak else []
-    best = case.best_of(helpful, weak) or case.best_of(helpful, weak, at_any_cost=True)
     longer = now.planned / now.evaluations[-1].step
+    best = case.best_of(helpful, weak)
+    if best is None and longer <= RISEN:
+        best = case.best_of(helpful, weak, at_any_cost=True)
     if best is not None and longer > RISEN:
         best = _beyond(case, _times(now.spec, longer), best, weak)
     if best is None:
