@@ -148,9 +148,9 @@ def test_copies(tmp_path: Path) -> None:
     assert " are copies of training samples, and " in line
     twice = np.concatenate([many[:160], many[:40]])
     (line,) = alarms(tmp_path, twice, twice[:, 0, :1], split="tail")
-    assert " 40 are copies of training samples: the skill on them is memory; " in line
+    assert " 40 are copies of training samples: the skill on them is memory; keep copies" in line
     twice = np.concatenate([many[:160], np.repeat(many[160:180], 2, 0)])
     (line,) = alarms(tmp_path, twice, twice[:, 0, :1], split="tail")
-    assert " 20 are copies of each other: the skill's error is too small; " in line
+    assert " 20 are copies of each other: the skill's error is too small; drop them, " in line
     other = np.random.default_rng(1).normal(size=(200, 1))
     assert alarms(tmp_path, np.repeat(few, 5, 0), other) == []  # with other targets they are none

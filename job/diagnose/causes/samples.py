@@ -39,8 +39,8 @@ ROWS = (-2, -1, 1, 2)
 def findings(case: Case) -> Iterator[Finding]:
     """Findings on the samples of each task; on the order of their labels if it is weak."""
     data = case.first.data
-    if (found := copied_samples(data)) and not _repeats_itself(data):
-        remedy = 'drop the copies, or keep them together with data.split {"group": …}'
+    found, remedy = copied_samples(data)
+    if found and not _repeats_itself(data):
         yield Finding("copied_samples", None, found, remedy)
     for task in case.original.tasks:
         if task.name not in case.open_tasks:

@@ -54,9 +54,9 @@ def data_alarms(spec: JobSpec, data: Dataset, scalings: Mapping[str, Scaling]) -
         ):
             if message:
                 yield Alarm(kind=kind, message=message, step=0)
-    if found := copied_samples(data):
-        message = f'{found}; keep copies together with data.split {{"group": …}}, or drop them'
-        yield Alarm(kind="copied_samples", message=message, step=0)
+    found, remedy = copied_samples(data)
+    if found:
+        yield Alarm(kind="copied_samples", message=f"{found}; {remedy}", step=0)
     if spec.data.split == "tail":
         for task in spec.tasks:
             targets = (split.targets[task.name] for split in (data.train, data.validation))
@@ -158,23 +158,26 @@ def _remedy(how: Input, of: str, data: Dataset) -> str:
     return _REMEDIES[str(how.scale)].format(scale=key)
 
 
-def copied_samples(data: Dataset) -> str:
-    """How many validation samples copy training samples or each other, in words; "" if few.
+def copied_samples(data: Dataset) -> tuple[str, str]:
+    """How many validation samples copy training samples or each other, and what helps, in words.
 
-    Copies have the same features and the same targets.
+    Both are "" if there are few. Copies have the same features and the same targets.
     """
     trained, held_out = set(_digests(data.train)), _digests(data.validation)
     known = sum(digest in trained for digest in held_out)
     repeated = len(held_out) - len(set(held_out))
     if max(known, repeated) <= COPIES * len(held_out):
-        return ""
+        return "", ""
     found = [
         (known, "training samples", "the skill on them is memory"),
         (repeated, "each other", "the skill's error is too small"),
     ]
     copies = ", and ".join(f"{count:,} are copies of {of}" for count, of, _ in found if count)
     effect = ", and ".join(effect for count, _, effect in found if count)
-    return f"of {len(held_out):,} validation samples {copies}: {effect}"
+    remedy = 'keep copies together with data.split {"group": …}, or drop them'
+    if not known:  # they are together
+        remedy = "drop them, unless they are different samples that are alike"
+    return f"of {len(held_out):,} validation samples {copies}: {effect}", remedy
 
 
 def feature_digests(split: Split) -> list[bytes]:
