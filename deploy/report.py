@@ -12,6 +12,7 @@ from deploy.app import run_command
 from deploy.exits import INVALID, NO_ACCESS, NOT_FOUND, CommandError
 from deploy.options import Json, StoreUrl
 from deploy.output import log_line, partial_file, print_json
+from job.show.format import size as in_bytes
 
 STDOUT = Path("-")
 HEAD = 1000
@@ -50,7 +51,7 @@ def report(
         print_json({"file": str(to), "bytes": size, "runs": names})
     else:
         what = f"{len(names)} runs" if every else ", ".join(names)
-        log_line(f"{what}: {to}, {size / 1e6:.1f} MB")
+        log_line(f"{what}: {to}, {in_bytes(size)}")
 
 
 def _some(runs: list[str], store: str | None) -> tuple[str, list[str]]:

@@ -38,11 +38,13 @@ def predict(
     is read piece by piece, so it may be larger than memory. What is unknown or filled in is counted
     on stderr.
     """
+    from job.export.new_file import check_free
     from job.predict import load
     from job.predict.write import Csv, check_ending, write, write_file
 
     if out is not None:
         check_ending(out)
+        check_free(out)
     predictor = load(
         run, store=store, checkpoint=checkpoint, spec_folder=spec_folder, device=device
     )

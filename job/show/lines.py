@@ -75,7 +75,7 @@ class Readable:
             f"{literal(e['device'])}, {threads}"
         )
         for reason, count in e["skipped"].items():
-            self._print(f"[dim]left out: {count:,} {literal(reason)}[/]")
+            self._print(f"[dim]{literal(reason)}: {count:,}[/]")
         if more := computation(e):
             self._print(self.glyphs.dot.join(more))
         if self.store:

@@ -73,7 +73,7 @@ def test_lines() -> None:
     for line in hostile_run().lines:
         readable(line, "")
     assert_printable(terminal.raw.decode())
-    assert f"left out: 3 {CLEAN}" in terminal.everything
+    assert f"{CLEAN}: 3" in terminal.everything
     assert f"alarm step 60, {CLEAN}: {CLEAN}" in terminal.everything
 
 
