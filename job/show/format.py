@@ -76,18 +76,28 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def computation(started: Line) -> list[str]:
-    """How a run's steps are computed, if not simply: its batch in parts, and its compiler.
+def shape(started: Line) -> str:
+    """Of a sample: `105 x 12`, or of named inputs `image 36 x 36 x 1, hour 1 x 1`."""
+    inputs = started.get("inputs") or {"": started["features"]}
+    return ", ".join(f"{name} {' x '.join(map(str, of))}".strip() for name, of in inputs.items())
+
+
+def peculiarities(started: Line) -> list[str]:
+    """What is not so in every run: another run's network, a batch in parts, a compiler.
 
     `batch 256: 4 parts of 64 on 2 ranks`; older records lack parts and ranks.
     """
+    origin = started.get("origin")
+    begun = ""
+    if origin is not None and origin["kind"] == "start_from":  # `--extend` says it itself
+        begun = f"begins with {origin['run']} at step {origin['step']:,}"
     whole, parts, ranks = (started.get(key, 1) for key in ("effective_batch", "parts", "ranks"))
     of = f"{parts} parts of {whole // parts:,}" if parts > 1 else ""
     on = f"on {ranks} ranks" if ranks > 1 else ""
     how = " ".join(filter(None, (of, on)))
     seconds = started.get("compile_seconds")
     compiled = "" if seconds is None else f"compiled in {seconds:.1f} s"
-    return list(filter(None, (how and f"batch {whole:,}: {how}", compiled)))
+    return list(filter(None, (begun, how and f"batch {whole:,}: {how}", compiled)))
 
 
 def clock(seconds: float) -> str:

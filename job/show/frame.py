@@ -10,7 +10,7 @@ from typing import NamedTuple
 from rich.cells import cell_len
 from rich.text import Text
 
-from job.show.format import clock, computation, counted, size
+from job.show.format import clock, counted, peculiarities, size
 from job.show.glyphs import Viewport, progress_bar
 from job.show.printable import printable
 from job.show.progress import Progress
@@ -74,7 +74,7 @@ def _header(run: Progress, view: Viewport) -> Iterator[Text]:
     facts = ["control: targets permuted"] if e.get("control") else []
     facts += [f"{e['device']}, {counted(e['threads'], 'thread')}"]
     facts += [counted(e["samples"]["train"], "sample"), counted(e["parameters"], "parameter")]
-    facts += computation(e)
+    facts += peculiarities(e)
     first = next(_filled([name, *facts], view))
     first.stylize("bold", 0, len(name))
     yield first

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from job.events.log import Line
 from job.show.console import Screen, literal
-from job.show.format import computation, counted, number, percent
+from job.show.format import counted, number, peculiarities, percent, shape
 from job.show.glyphs import ASCII, UNICODE
 from job.show.summary_tables import metrics, on_test, summary, verdict, worth
 
@@ -65,19 +65,17 @@ class Readable:
 
     def _run_started(self, e: Line) -> None:
         self.introduce(e)
-        samples, (steps, width) = e["samples"], e["features"]
+        samples = e["samples"]
         control = ", a control: its targets are permuted" if e.get("control") else ""
         self._print(f"[bold]{literal(e['name'])}[/] run {literal(e['run_id'])}{control}")
         validation = counted(samples["validation"], "validation sample")
         parameters, threads = counted(e["parameters"], "parameter"), counted(e["threads"], "thread")
-        self._print(
-            f"{samples['train']:,} training and {validation} of {steps} x {width} · {parameters} · "
-            f"{literal(e['device'])}, {threads}"
-        )
+        each = f"{samples['train']:,} training and {validation} of {literal(shape(e))}"
+        self._print(f"{each} · {parameters} · {literal(e['device'])}, {threads}")
         for reason, count in e["skipped"].items():
             self._print(f"[dim]{literal(reason)}: {count:,}[/]")
-        if more := computation(e):
-            self._print(self.glyphs.dot.join(more))
+        if more := peculiarities(e):
+            self._print(literal(self.glyphs.dot.join(more)))
         if self.store:
             self._print(f"store {literal(self.store)}")
         if "resumed_from" in e:

@@ -12,7 +12,9 @@ from job.show.format import (
     format_spread,
     measurement,
     number,
+    peculiarities,
     percent,
+    shape,
     size,
 )
 
@@ -84,3 +86,14 @@ def test_counts() -> None:
 def test_locales(locale: dict[str, str], ascii_only: bool) -> None:
     """The first variable that is set decides; C and POSIX promise no more than ASCII."""
     assert is_ascii(locale) == ascii_only
+
+
+def test_what_a_run_begins_with() -> None:
+    """The shape of its samples, by input if those have names; the run whose network it takes."""
+    assert shape({"features": [105, 12]}) == "105 x 12"
+    images = {"image": [36, 36, 1], "hour": [1, 1]}
+    assert shape({"features": [1296, 2], "inputs": images}) == "image 36 x 36 x 1, hour 1 x 1"
+    origin = {"kind": "start_from", "run": "wine/one", "step": 1273}
+    assert peculiarities({"origin": origin}) == ["begins with wine/one at step 1,273"]
+    assert peculiarities({"origin": origin | {"kind": "extends"}}) == []
+    assert peculiarities({}) == []
