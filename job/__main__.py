@@ -1,6 +1,13 @@
 """`python -m job`: see job/cli."""
 
-from job.cli.app import main
+import sys
+
+from job.exit_codes import ABORTED
 
 if __name__ == "__main__":
-    main()
+    try:
+        from job.cli.app import main
+
+        main()
+    except KeyboardInterrupt:  # while modules are loaded
+        sys.exit(ABORTED)

@@ -5,6 +5,7 @@ from __future__ import annotations
 PASSED, FAILED, INVALID = 0, 1, 2
 GATES_FAILED, FINDINGS = 6, 7
 DEVICE_FAILED, INTERRUPTED = 71, 75
+ABORTED = 130
 
 MEANINGS = {
     PASSED: "done, and all gates passed",
@@ -15,6 +16,7 @@ MEANINGS = {
     DEVICE_FAILED: "the device failed; only under a supervisor, which starts the trainer again",
     INTERRUPTED: "interrupted by a signal; the same --run-id goes on, and the same compare --store "
     "or search",
+    ABORTED: "ended by Ctrl-C, with nothing to go on with",
 }
 
 

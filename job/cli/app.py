@@ -21,6 +21,7 @@ from job.cli.validate import schema, validate
 from job.env import liveness_path
 from job.errors import InputError
 from job.exit_codes import (
+    ABORTED,
     DEVICE_FAILED,
     FAILED,
     FINDINGS,
@@ -43,7 +44,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="Train one network on several tasks, and report which one starves.\n\n"
-    + exit_code_help(PASSED, FAILED, INVALID, GATES_FAILED, FINDINGS, INTERRUPTED),
+    + exit_code_help(PASSED, FAILED, INVALID, GATES_FAILED, FINDINGS, INTERRUPTED, ABORTED),
 )
 for command in (
     run, validate, schema, compare, diagnose, search, predict, evaluate, package

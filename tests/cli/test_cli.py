@@ -155,6 +155,19 @@ class TestExitCodes:
         assert stored(folder, name) == before
 
 
+def test_ctrl_c_while_modules_are_loaded() -> None:
+    """It ends with 130, and no traceback."""
+    command = [sys.executable, "-X", "importtime", "-m", "job", "validate", "spec.json"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        while "job.exit_codes" not in process.stderr.readline():  # the first, before all others
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+    assert process.returncode == 130
+    assert "Traceback" not in rest
+
+
 class TestInvalid:
     def test_a_spec(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """Exit 2, one line per fault on stderr, nothing on stdout."""
