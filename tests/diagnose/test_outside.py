@@ -70,6 +70,16 @@ def test_a_fault_of_the_data_has_no_edit(data: str, fault: str) -> None:
     assert found.edits == []
 
 
+@pytest.mark.slow
+def test_features_that_differ_between_the_splits_concern_every_task() -> None:
+    """Once they are named for one task, no setting is blamed for what another loses by them."""
+    made = healthy("cancer", 1)
+    made.arrays["x"][made.first_held_out :] *= 40
+    found = made.diagnose()
+    assert {f.mechanism for f in found.findings} == {"split_shift"}, found.findings
+    assert found.edits == []
+
+
 def test_a_control_says_that_it_is_one(tmp_path: Path) -> None:
     """With permuted targets nothing is blamed but the control."""
     made = healthy("wine", 0)

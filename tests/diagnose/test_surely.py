@@ -109,6 +109,13 @@ def test_a_known_task_must_gain_on_validation(data: Dataset) -> None:
     assert not is_risen(with_losses(data, At(0.5)), with_losses(data, At(0.5), better), "y")
 
 
+def test_what_is_learned_by_heart_is_no_rise(data: Dataset) -> None:
+    """A gain on training counts for a task without skill only if validation does not lose by it."""
+    better = At(0.2)
+    assert is_risen(with_losses(data, At(1.5)), with_losses(data, At(1.4), better), "y")
+    assert not is_risen(with_losses(data, At(1.2)), with_losses(data, At(1.6), better), "y")
+
+
 def ahead_at(data: Dataset, count: int) -> Probe:
     """A probe that beats the trivial prediction at so many validation samples, and fails badly at
     the others."""

@@ -34,6 +34,12 @@ CONTRADICTED = 0.1
 SIMPLE = "a simple prediction without a network (from similar samples and a linear map)"
 ROWS = (-2, -1, 1, 2)
 """Numbers of rows by which targets may be shifted against features."""
+APART = 1.0
+"""Standard deviations between a feature's means in two splits that are not alike."""
+ALIKE = (
+    "make the splits alike (data.split), or find out what changed between them; no edit of the "
+    "training replaces that"
+)
 
 
 def findings(case: Case) -> Iterator[Finding]:
@@ -50,6 +56,8 @@ def findings(case: Case) -> Iterator[Finding]:
             fault = _order(task, data) or _by_heart(case, task)
         if fault is not None:
             case.closed.add(task.name)
+            if fault.mechanism == "split_shift" and _features_differ(data, task):
+                case.closed.update(case.open_tasks)  # they read the same features
             yield fault
 
 
@@ -160,14 +168,19 @@ def _order(task: Task, data: Dataset) -> Finding | None:
             f"{SIMPLE} has a skill of {_words(inside)} inside the training split and of "
             f"{_words(there)} inside the validation split. But what it learns in training gives "
             f"{_words(across)} on validation: {_difference(task, data, train, held_out)}",
-            "make the splits alike (data.split), or find out what changed between them; no edit of "
-            "the training replaces that",
+            ALIKE,
         )
     if shift := shifted_targets(
         task, data.train.targets[task.name], data.validation.targets[task.name]
     ):
         evidence = f"its targets differ strongly between the splits: {shift}"
         return Finding("split_shift", task.name, evidence, "make the splits alike (data.split)")
+    if (most := _distance(train, held_out)) > APART:
+        evidence = (
+            f"{SIMPLE} has a skill of {_words(inside)} inside the training split; what it learns "
+            f"there gives {_words(across)} on validation, where {_of_features(most)}"
+        )
+        return Finding("split_shift", task.name, evidence, ALIKE)
     return _wrong(task, "validation", there, "training", inside)
 
 
@@ -258,7 +271,21 @@ def _difference(task: Task, data: Dataset, train: Rows, held_out: Rows) -> str:
     targets = (data.train.targets[task.name], data.validation.targets[task.name])
     if shift := shifted_targets(task, *targets):
         return f"its targets differ: {shift}"
-    distance = (train.x.mean(0) - held_out.x.mean(0)).abs() / train.x.std(0).clamp(min=1e-9)
-    if (most := float(distance.max())) > 1:
-        return f"the mean of one of its features differs by {most:.2g} standard deviations"
+    if (most := _distance(train, held_out)) > APART:
+        return _of_features(most)
     return "the features are alike, and what they say of the target is not"
+
+
+def _of_features(distance: float) -> str:
+    return f"the mean of one of its features differs by {distance:.2g} standard deviations"
+
+
+def _features_differ(data: Dataset, task: Task) -> bool:
+    rows = rows_of(data, task)
+    return rows is not None and _distance(rows["train"], rows["validation"]) > APART
+
+
+def _distance(train: Rows, held_out: Rows) -> float:
+    """Largest difference of a feature's means between the splits, in standard deviations."""
+    distance = (train.x.mean(0) - held_out.x.mean(0)).abs() / train.x.std(0).clamp(min=1e-9)
+    return float(distance.max())
