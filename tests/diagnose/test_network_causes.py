@@ -209,6 +209,28 @@ def test_a_signal_is_the_deviation_over_samples(tmp_path: Path) -> None:
     assert set(layer.gradients) == {"kind", "ink"}
 
 
+def test_memory_that_is_used_again_is_no_output(tmp_path: Path) -> None:
+    """A layer makes a task's outputs only if they are its own, not if they come to lie where
+    something that it made has lain."""
+    source = """
+    def layers(self, width, shape):
+        self.first = nn.Linear(width, 32)
+        self.spare = nn.ModuleList(nn.Softplus() for _ in range(50))
+
+    def trunk(self, inputs):
+        return torch.relu(self.first(inputs["features"].flatten(1)))
+
+    def head(self, task, z, inputs):
+        made = [layer(z[:, :1]) for layer in self.spare]
+        del made
+        return self.heads[f"of_{task}"](z)
+"""
+    found = signals(training(OwnProblem(source), tmp_path)).layers
+    feeds = {layer.name: layer.feeds for layer in found}
+    assert all(feeds[f"spare.{i}"] for i in range(50))
+    assert not feeds["heads.of_ink"]
+
+
 def test_the_reach_of_an_own_head_is_that_of_its_linear_map(tmp_path: Path) -> None:
     """It is lr · steps · the 1-norm of what the map reads, as of a built-in head."""
     made = training(OwnProblem(SOUND["plain"]), tmp_path)

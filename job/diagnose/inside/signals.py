@@ -55,7 +55,7 @@ def signals(training: Trainer) -> Signals:
     model, train = training.model, training.data.train
     chosen = evenly_spaced(len(train), SAMPLES)
     seen: dict[str, Layer] = {}
-    places: dict[str, int] = {}
+    made_by: dict[str, Tensor] = {}  # kept, so that no other tensor gets its place in memory
     weights: dict[str, list[Tensor]] = {}
 
     def take(name: str, module: nn.Module, read: Tensor | None, made: Tensor) -> None:
@@ -65,7 +65,7 @@ def signals(training: Trainer) -> Signals:
         came = None if read is None else _rows(read.detach(), len(chosen))
         entry = None if came is None else (_rms(came), _signal(came))
         seen[name] = Layer(name, type(module).__name__, _rms(rows), _signal(rows), entry)
-        places[name] = made.data_ptr()
+        made_by[name] = made.detach()
         own: list[Tensor] = [p for p in module.parameters() if p.dim() > 1 and p.requires_grad]
         if own:
             weights[name] = own
@@ -77,7 +77,7 @@ def signals(training: Trainer) -> Signals:
             _add_gradients(seen, weights, loss.task.name, mean)
     ends = {y.data_ptr() for y in outputs}
     for name, layer in seen.items():
-        layer.feeds = places[name] not in ends
+        layer.feeds = made_by[name].data_ptr() not in ends
     made = {
         loss.task.name: (_rms(y.detach()), _signal(y.detach()))
         for loss, y in zip(training.losses, outputs, strict=True)
