@@ -42,6 +42,11 @@ class _Watch(TorchDispatchMode):
         TorchDispatchMode.__init__(self)
         self.take = take
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """False keeps torch from importing its compiler here, only for that to look away: 4 s."""
+        return False
+
     def __torch_dispatch__(
         self,
         func: Any,
