@@ -84,7 +84,15 @@ def _diagnosed(job: JobSpec, folder: Path) -> Diagnosis:
     from job.run.start_from import with_start
 
     with show.progress() as watch:
-        return find_causes(job, with_start(load(job, folder), job, None), watch=watch)
+        data = with_start(load(job, folder), job, None)
+        return find_causes(job, data, watch=watch, cores=cores())
+
+
+def cores() -> int:
+    """Number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _verified(

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-import signal
 import statistics
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
-from job.background import die_with_parent
 from job.compare.outcome import Outcome
+from job.compare.workers import submit
+from job.compare.workers import workers as pool_of
 from job.errors import Fault, InputError
 from job.events import Epoch, Step
 from job.show.format import counted
@@ -117,14 +114,9 @@ def compare(
     jobs = [(row, row.spec.seed + s) for s in range(seeds) for row in rows]
     results = []
     check_rows(rows, store)
-    # Spawned, since a forked child of a process that has used torch may hang.
-    spawn = multiprocessing.get_context("spawn")
-    with (
-        ProcessPoolExecutor(workers, spawn, _end_with_parent, (os.getpid(),)) as pool,
-        _killing_workers(pool),
-    ):
+    with pool_of(workers) as pool:
         futures = {
-            pool.submit(train, row, seed, workers > 1, store): (row, seed) for row, seed in jobs
+            submit(pool, train, row, seed, workers > 1, store): (row, seed) for row, seed in jobs
         }
         for done, future in enumerate(as_completed(futures), 1):
             try:
@@ -137,24 +129,6 @@ def compare(
             progress(f"{done}/{len(jobs)} {outcome.variant}, seed {outcome.seed}: {end}")
     order = {row.name: i for i, row in enumerate(rows)}
     return sorted(results, key=lambda o: (order[o.variant], o.seed))
-
-
-def _end_with_parent(parent: int) -> None:
-    """End this worker at Ctrl-C, and with the process that gives it work, however that ends."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    die_with_parent(parent)
-
-
-@contextmanager
-def _killing_workers(pool: ProcessPoolExecutor) -> Iterator[None]:
-    """Kill all workers if this process is interrupted."""
-    try:
-        yield
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for worker in multiprocessing.active_children():
-            worker.kill()
-        raise
 
 
 def train(row: Variant, seed: int, one_thread: bool, store: str | None = None) -> Outcome:

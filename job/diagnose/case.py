@@ -128,6 +128,9 @@ class Case:
     """Of the original network."""
     at_start: Activity
     """Of the original network before training."""
+    begin: Callable[[Sequence[JobSpec]], int] = lambda specs: 1
+    """Begins to probe specs, each of which `run_probe` gets later; returns how many side by side,
+    1 if it does nothing."""
     now: Probe = field(init=False)
     """Probe with the edits accepted so far."""
     edits: list[Edit] = field(default_factory=list)
@@ -178,12 +181,16 @@ class Case:
             return None
         return None if endless_warmup(spec, len(self.first.data.train)) else spec
 
-    def probe_with(self, *edits: Edit) -> Probe | None:
-        """A probe with further edits; None if it is invalid, not finite or out of time."""
+    def probe_with(self, *edits: Edit, of: int = 1) -> Probe | None:
+        """A probe with further edits; None if it is invalid, not finite or out of time.
+
+        of: number of probes that run side by side, of which this is one.
+        """
         spec = self.edited(*edits)
         if spec is None or self.late:
             return None
-        self.watch.trying(", ".join(map(str, edits)))
+        what = ", ".join(map(str, edits))
+        self.watch.trying(what if of == 1 else f"{of} side by side: {what}")
         self.probes += 1
         try:
             tried = self.run_probe(spec)
@@ -235,7 +242,10 @@ class Case:
         self, candidates: Iterable[tuple[Edit, ...]], tasks: Sequence[str]
     ) -> list[tuple[tuple[Edit, ...], Probe]]:
         """The candidates that help one of the tasks, whatever they do to others."""
-        tried = ((edits, self.probe_with(*edits)) for edits in candidates)
+        candidates = list(candidates)
+        specs = [spec for edits in candidates if (spec := self.edited(*edits)) is not None]
+        of = 1 if self.late else self.begin(specs[: PROBES - self.probes])
+        tried = ((edits, self.probe_with(*edits, of=of)) for edits in candidates)
         return [(e, probe) for e, probe in tried if probe and self.helped(probe, tasks)]
 
     def helped(self, tried: Probe, tasks: Iterable[str]) -> tuple[str, ...]:

@@ -40,6 +40,7 @@ from job.diagnose.causes.network import vanishing
 from job.diagnose.inside.look import activity, structure
 from job.diagnose.probe import Probe, is_ahead, knows_beyond, probe, probe_inputs
 from job.diagnose.reach import Reach, reach
+from job.diagnose.side_by_side import SideBySide, fitting
 from job.spec import JobSpec
 from job.spec.patch import Edit
 from job.train.trainer import Trainer
@@ -79,13 +80,18 @@ class Diagnosis:
 
 
 def diagnose(
-    spec: JobSpec, data: Dataset, build: Build = Trainer, watch: Watch | None = None
+    spec: JobSpec,
+    data: Dataset,
+    build: Build = Trainer,
+    watch: Watch | None = None,
+    cores: int = 1,
 ) -> Diagnosis:
     """Probe a spec, find what keeps its tasks from learning, and try edits that help.
 
-    build: makes the trainer of a spec. watch: is told of probes and findings as they come. An
-    interrupt (Ctrl-C) after the first probe ends it early, with what was found. Raises InputError
-    for a network that cannot train.
+    build: makes the trainer of a spec. watch: is told of probes and findings as they come. cores:
+    on which probes run side by side, which changes no result; the processes for that load the
+    spec's data themselves, and know no other `build`. An interrupt (Ctrl-C) after the first probe
+    ends it early, with what was found. Raises InputError for a network that cannot train.
     """
     watch = watch or Watch()
     until = time.monotonic() + SECONDS
@@ -99,20 +105,28 @@ def diagnose(
     watch.trying("the spec as it is")
     training = build(*probe_inputs(spec, data))
     inside = structure(training), activity(training)
+    began = time.monotonic()
     first = probe(training, watch.step, until)
-    case = Case(spec, first, run_probe, reach_of, until, watch, *inside)
+    at_once = fitting(cores, training.device, time.monotonic() - began)
+    beside = SideBySide(spec, data, at_once, until)
+
+    def taken(other: JobSpec) -> Probe:
+        return beside.take(other) or run_probe(other)
+
+    case = Case(spec, first, taken, reach_of, until, watch, *inside, beside.begin)
     findings: list[Finding] = []
     control = None
     interrupted = False
     try:
-        for finding in _findings(case):
-            watch.finding(finding)
-            findings.append(finding)
-        findings = _without_skill(case, findings)
-        if not (case.late or spec.control or case.now.not_finite):
-            watch.trying("permuted targets")
-            control = run_probe(case.spec, permuted(data, spec.seed))
-            findings += _unexplained(case, control, findings)
+        with beside:
+            for finding in _findings(case):
+                watch.finding(finding)
+                findings.append(finding)
+            findings = _without_skill(case, findings)
+            if not (case.late or spec.control or case.now.not_finite):
+                watch.trying("permuted targets")
+                control = run_probe(case.spec, permuted(data, spec.seed))
+                findings += _unexplained(case, control, findings)
     except KeyboardInterrupt:
         interrupted = True
     cut = "interrupt" if interrupted else case.limit

@@ -38,7 +38,7 @@ def test_while_the_prediction_is_verified(
 ) -> None:
     """What was found is printed, and the fixed spec is written."""
 
-    def found(spec: JobSpec, data: Any, watch: Any) -> Diagnosis:
+    def found(spec: JobSpec, data: Any, watch: Any, cores: int) -> Diagnosis:
         short = spec.model_copy(update={"train": spec.train.model_copy(update={"epochs": 1})})
         probed = probe(Trainer(*probe_inputs(short, data)))
         edits = [Edit(("seed",), 5)]
