@@ -117,7 +117,8 @@ class Readable:
         for name, width in self._columns.items():
             loss = number(tasks[name], "train_loss_original", 3)
             share = percent(tasks[name], "grad_share", 0)
-            line += f"[bold]{loss:>{width - 5}}[/][cyan]{share:>5}[/]"
+            room = width - 2 - max(len(share), 4)  # both numbers stay apart, however long they are
+            line += f" [bold]{loss:>{room}}[/] [cyan]{share:>4}[/]"
         if left := len(tasks) - len(self._columns):
             least = min(tasks, key=lambda name: _rank(tasks[name]["grad_share"]))
             share = percent(tasks[least], "grad_share", 0)

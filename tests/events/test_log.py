@@ -336,6 +336,19 @@ class TestReadable:
         for name in SEED_TASKS:  # the shares stand under the ends of the names
             assert first[head.index(name) + len(name) - 1] == "%"
 
+    @pytest.mark.parametrize(
+        ("share", "written"), [(0.999, "99.9%"), (0.9996, "99.96%"), (0.999999, "100.000%")]
+    )
+    def test_a_share_just_below_one_stands_apart_from_its_loss(
+        self, share: float, written: str
+    ) -> None:
+        """It has more digits than others, and is not read as the loss's last ones."""
+        names = ["one", "other"]
+        of = epoch(names)
+        tasks = {n: t.model_copy(update={"grad_share": share}) for n, t in of.tasks.items()}
+        _, line = epoch_lines(shown([started(names), of.model_copy(update={"tasks": tasks})]))
+        assert line.split() == ["1", *["-0.000123", written] * 2]
+
     @pytest.mark.parametrize("width", [40, 80, 100, 200])
     @pytest.mark.parametrize(
         "tasks",
