@@ -7,17 +7,20 @@ data and on the number of threads alone.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, suppress
 from functools import cache
+from hashlib import blake2b
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from job.compare.workers import submit, workers
 from job.data.dataset import Dataset, load
+from job.data.shards.rows import Rows
 from job.diagnose.probe import Probe, probe, probe_inputs
 from job.run.start_from import with_start
 from job.spec import JobSpec
@@ -48,7 +51,8 @@ class SideBySide(ExitStack):
     def __init__(self, spec: JobSpec, data: Dataset, at_once: int, until: float) -> None:
         super().__init__()
         self._data, self._at_once, self._until = data, at_once, until
-        self._source = pickle.dumps(spec), data.folder, torch.get_num_threads()
+        content = digest(data) if at_once > 1 else b""
+        self._source = pickle.dumps(spec), data.folder, torch.get_num_threads(), content
         self._pool: ProcessPoolExecutor | None = None
         self._begun: dict[str, Future[bytes]] = {}
 
@@ -79,19 +83,44 @@ class SideBySide(ExitStack):
         return found
 
 
-def _probe(spec: JobSpec, source: bytes, folder: Path, threads: int, until: float) -> bytes:
+def digest(data: Dataset) -> bytes:
+    """Of all that a dataset holds in memory: what a probe reads, but for features on disk."""
+    found = blake2b()
+    for split in (data.train, data.validation):
+        for part in (split.inputs, split.targets, split.weights):
+            _add(found, part)
+    _add(found, data.pretrained)
+    return found.digest()
+
+
+def _add(found: blake2b, tensors: Mapping[str, Tensor | Rows]) -> None:
+    for name, x in sorted(tensors.items()):
+        if isinstance(x, Tensor):
+            found.update(f"{name} {x.dtype} {list(x.shape)}".encode())
+            found.update(x.flatten().contiguous().view(torch.uint8).numpy().data)
+
+
+def _probe(
+    spec: JobSpec, source: bytes, folder: Path, threads: int, content: bytes, until: float
+) -> bytes:
     """In a worker: the probe of a spec, without its data; pickled, as torch would share memory."""
-    data = _loaded(source, folder, threads)
+    data = _loaded(source, folder, threads, content)
     found = probe(Trainer(*probe_inputs(spec, data)), until=until)
     del found.data
     return pickle.dumps(found)
 
 
 @cache
-def _loaded(source: bytes, folder: Path, threads: int) -> Dataset:
-    """In a worker, once: its number of threads set, and the data of the original spec."""
+def _loaded(source: bytes, folder: Path, threads: int, content: bytes) -> Dataset:
+    """In a worker, once: its number of threads set, and the data of the original spec.
+
+    Raises ValueError if that is not the data under diagnosis any more, whose digest is `content`.
+    """
     with suppress(OSError):  # Linux: where memory runs out, the diagnosis itself is to go on
         Path("/proc/self/oom_score_adj").write_text("1000")
     torch.set_num_threads(threads)
     spec: JobSpec = pickle.loads(source)  # noqa: S301 - it comes from the diagnosis
-    return with_start(load(spec, folder), spec, None)
+    data = with_start(load(spec, folder), spec, None)
+    if digest(data) != content:
+        raise ValueError("the data has changed since the diagnosis read it")
+    return data

@@ -7,6 +7,7 @@ import json
 import math
 import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from job.diagnose.case import Watch
 from job.diagnose.diagnose import Diagnosis, diagnose
 from job.diagnose.probe import probe, probe_inputs
 from job.diagnose.show import diagnosis_json
-from job.diagnose.side_by_side import SideBySide, fitting
+from job.diagnose.side_by_side import SideBySide, _loaded, digest, fitting
 from job.spec import JobSpec
 from job.spec.patch import Edit, edited
 from job.spec.read import parse_spec, with_digests
@@ -137,6 +138,28 @@ def test_probes_are_the_same(tmp_path: Path, own: bool) -> None:
         assert there is not None
         assert there.spec == probe_inputs(spec, of.data)[0]
         assert repr(plain(there)) == repr(plain(probe(Trainer(*probe_inputs(spec, of.data)))))
+
+
+def test_other_data_is_not_probed(tmp_path: Path) -> None:
+    """A file that changes during a diagnosis changes no probe: a worker tells that it has."""
+    of = small(write(tmp_path, SLOW))
+    source = pickle.dumps(of.spec), tmp_path, torch.get_num_threads(), digest(of.data)
+    assert len(_loaded(*source).train) == len(of.data.train)
+    _loaded.cache_clear()
+    stored = dict(np.load(tmp_path / "small.npz"))
+    np.savez(tmp_path / "small.npz", **stored | {"level": stored["level"][::-1]})
+    with pytest.raises(ValueError, match="changed"):
+        _loaded(*source)
+
+
+@pytest.mark.slow
+def test_a_probe_of_other_data_is_left_to_this_process(tiny: Small) -> None:
+    """Its numbers would be of another problem."""
+    stored = dict(np.load(tiny.data.folder / "small.npz"))
+    with tiny.side_by_side() as beside:
+        np.savez(tiny.data.folder / "small.npz", **stored | {"level": stored["level"][::-1]})
+        assert beside.begin(tiny.others()) == 2
+        assert [beside.take(spec) for spec in tiny.others()] == [None] * len(RATES)
 
 
 class Seen(Watch):
