@@ -112,7 +112,9 @@ def _verified(
         return train_both(diagnosis, job, fixed, folder, seeds, workers, _print_notice)
     except KeyboardInterrupt:
         _print_notice("nothing was verified: it was interrupted")
-        return None
+    except InputError as error:  # the data is not there any more: what was found stays
+        _print_notice(f"nothing was verified: {error}")
+    return None
 
 
 def _exit_code(diagnosis: Diagnosis, verified: dict[str, Any] | None) -> int:

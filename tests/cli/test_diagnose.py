@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from job.diagnose import diagnose, verify
 from job.diagnose.case import Finding
 from job.diagnose.diagnose import Diagnosis
 from job.diagnose.probe import probe, probe_inputs
+from job.errors import Fault, InputError
 from job.spec import JobSpec
 from job.spec.patch import Edit
 from job.train.trainer import Trainer
@@ -33,8 +35,24 @@ def test_before_anything_was_found(
     assert (code, out, err) == (75, "", "interrupted before anything was measured\n")
 
 
+def without_data(*_: Any, **__: Any) -> Any:
+    """Ends as where the data is not there any more."""
+    raise InputError([Fault("small.npz", "no file", "the file must exist", "supply the file")])
+
+
+@pytest.mark.parametrize(
+    ("end", "why"),
+    [
+        (interrupted, "it was interrupted"),
+        (without_data, "small.npz: found no file; the file must exist; supply the file"),
+    ],
+)
 def test_while_the_prediction_is_verified(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    end: Callable[..., Any],
+    why: str,
 ) -> None:
     """What was found is printed, and the fixed spec is written."""
 
@@ -46,9 +64,9 @@ def test_while_the_prediction_is_verified(
         return Diagnosis([finding], edits, probed, probed, None, 2, None)
 
     monkeypatch.setattr(diagnose, "diagnose", found)
-    monkeypatch.setattr(verify, "verify", interrupted)
+    monkeypatch.setattr(verify, "verify", end)
     spec, fix = write(tmp_path), tmp_path / "fixed.json"
     code, out, err = here(capsys, "diagnose", spec, "--json", "--verify", "--fix", fix)
     assert (code, json.loads(out)["findings"][0]["mechanism"]) == (7, "clip")
     assert json.loads(fix.read_text())["seed"] == 5
-    assert err == f"nothing was verified: it was interrupted\nwrote {fix}\n"
+    assert err == f"nothing was verified: {why}\nwrote {fix}\n"
