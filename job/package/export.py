@@ -7,6 +7,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,7 +91,7 @@ def _onnx(
     path = folder / ONNX
     try:
         torch.onnx.export(
-            program,
+            program.run_decompositions({torch.ops.aten.cumprod.default: running_product}),
             f=path,
             dynamo=True,
             verbose=False,
@@ -106,6 +107,11 @@ def _onnx(
     if not kept.is_written:
         path.unlink(missing_ok=True)
     return kept
+
+
+def running_product(x: Tensor, dim: int) -> Tensor:
+    """`x.cumprod(dim)`, which ONNX lacks, as single products."""
+    return torch.stack(list(accumulate(x.unbind(dim), torch.mul)), dim)
 
 
 def _session(path: Path) -> Run:
@@ -142,8 +148,9 @@ def _kept(file: str, off: Difference) -> Exported:
 
 def _reason(error: Exception) -> str:
     """The first line of an error that says something."""
-    if isinstance(error, InputError) and error.__cause__ is not None:
-        error = error.__cause__ if isinstance(error.__cause__, Exception) else error
+    wrappers = (InputError, torch.onnx.errors.OnnxExporterError)
+    while isinstance(error, wrappers) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"
 

@@ -32,6 +32,7 @@ KINDS: dict[str, Line] = {
     "experts": {"model": {"hidden": 4, "projection": 4, "experts": {"kind": "mmoe"}}},
     "no_steps": {"tasks": SMALL["tasks"][:2]},
     "steps_alone": {"tasks": SMALL["tasks"][2:]},
+    "ordinal": {"tasks": [SMALL["tasks"][0] | {"outputs": 4, "loss": {"kind": "ordinal"}}]},
 }
 
 
