@@ -42,7 +42,8 @@ def locate(run: str, store: str | None, checkpoint: str) -> Origin:
     notes: tuple[str, ...] = ()
     if checkpoint == BEST and index.best is None:
         checkpoint = LAST
-        notes = ("the spec keeps no best checkpoint (checkpoint.best_of): the last one is used",)
+        why = "the run has no best checkpoint, which checkpoint.best_of keeps"  # or will keep
+        notes = (f"{why}: the last one is used",)
     kept = choose_checkpoint(index, checkpoint, key, "--checkpoint")
     if index.finished is None:
         notes = (*notes, f"run {key} is not finished")

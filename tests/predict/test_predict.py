@@ -313,7 +313,7 @@ def test_what_is_unknown_is_counted(
     assert "texts of city that the training split lacks, 0 in all levels: 2" in err
     assert "empty texts of city, 0 in all levels: 3" in err
     assert "missing values of features, filled in: 11" in err
-    assert "the spec keeps no best checkpoint (checkpoint.best_of): the last one is used" in err
+    assert "no best checkpoint, which checkpoint.best_of keeps: the last one is used" in err
     lines = out.splitlines()
     assert len(lines) == N + 1
     assert lines[0].startswith('"id","risk","risk=high","risk=low","risk=mid","ill","ill=yes",')
