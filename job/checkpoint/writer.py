@@ -61,8 +61,9 @@ class _Slot:
 class CheckpointWriter:
     """Takes snapshots and publishes them from a thread of its own.
 
-    At most one is being published and one waits; a newer one replaces the one that waits. The two
-    slots, each of the size of the state, are all the memory that checkpoints use.
+    At most one is being published and one waits; a newer one replaces the one that waits, but for
+    the best one so far, which waits beside it. Of the two slots, or three in such a run, each has
+    the size of the state; they are all the memory that checkpoints use.
     """
 
     def __init__(
@@ -85,8 +86,11 @@ class CheckpointWriter:
         """What ended publishing for good; the training thread reads it every step."""
         self.replaced = 0
         """Snapshots that a newer one replaced before they were published."""
+        self._template = template
         self._free = [_Slot(template), _Slot(template)]
         self._waiting: _Slot | None = None
+        self._best: _Slot | None = None
+        """The best one so far, which waits too; published before the newer one."""
         self._publishing: _Slot | None = None
         self._failing_since: float | None = None
         self.doomed: set[str] = set()
@@ -101,9 +105,11 @@ class CheckpointWriter:
     ) -> None:
         """Copy the state; the thread does all the rest."""
         with self._changed:
+            if self._waiting is not None and self._is_best(self._waiting):
+                self._best, self._waiting = self._waiting, self._best
             if self._waiting is not None:
                 self.replaced += 1
-            slot = self._waiting or self._free.pop()
+            slot = self._waiting or (self._free.pop() if self._free else _Slot(self._template))
             slot.snapshot.take(tensors, values)
             slot.info, slot.taken = info, time.monotonic()
             self._waiting = slot
@@ -124,7 +130,16 @@ class CheckpointWriter:
 
     @property
     def _idle(self) -> bool:
-        return self._waiting is None and self._publishing is None
+        return self._waiting is self._best is self._publishing is None
+
+    def _is_best(self, slot: _Slot) -> bool:
+        """True if no snapshot that is in the store, or before it on its way there, is as good."""
+        before = [each.info.score for each in (self._publishing, self._best)
+                  if each is not None and each is not slot and each.info is not None]  # fmt: skip
+        stored = self.index.body.best
+        before += [] if stored is None else [stored.score]
+        score = None if slot.info is None else slot.info.score
+        return score is not None and all(each is None or score < each for each in before)
 
     def _work(self) -> None:
         with suppress(OSError):  # if the process is nicer still
@@ -135,8 +150,12 @@ class CheckpointWriter:
                 self._changed.wait_for(lambda: self._waiting is not None or self._closing)
                 if self._closing:
                     return
-                slot, self._waiting = self._waiting, None
+                slot = self._best or self._waiting
                 assert slot is not None
+                if slot is self._best:
+                    self._best = None
+                else:
+                    self._waiting = None
                 self._publishing = slot
             try:
                 self._publish_until_stored(slot)
@@ -162,7 +181,10 @@ class CheckpointWriter:
                     raise
                 with self._changed:
                     if self._changed.wait_for(
-                        lambda: self._waiting is not None or self._closing, pause
+                        lambda: (
+                            self._closing or (self._waiting is not None and not self._is_best(slot))
+                        ),
+                        pause,
                     ):
                         self.replaced += self._waiting is not None
                         return

@@ -495,6 +495,29 @@ def test_the_newest_and_the_best_are_kept(found: list[float | None], keep: int) 
         assert_whole(store)
 
 
+@pytest.mark.parametrize("found", [[3.0, 1.0, 2.0], [None, 1.0, None], [3.0, 2.0, 1.0, 2.0, 3.0]])
+def test_the_best_is_stored_though_newer_ones_come(
+    tmp_path: Path, found: list[float | None]
+) -> None:
+    """Where snapshots come faster than the store takes them, others are left out."""
+    store, down = DirectoryStore(tmp_path), threading.Event()
+    down.set()
+
+    def store_events() -> None:
+        if down.is_set():
+            raise Unavailable("events wait")
+
+    with running(store, store_events=store_events) as run:
+        for step, score in enumerate(found, 1):
+            run.take(step, score)
+        down.clear()
+        assert run.writer.settle(600)
+    index = index_of(store)
+    assert index.best is not None
+    assert index.best.score == 1.0
+    assert index.checkpoints[0].step == len(found)
+
+
 def test_a_deletion_that_fails_is_done_later(tmp_path: Path) -> None:
     """What could not be deleted does not undo a checkpoint, and goes with the next one."""
     store, failing = Watched(tmp_path), True
