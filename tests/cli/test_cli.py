@@ -412,7 +412,7 @@ class TestWithoutTorch:
     def test_answers_without_loading_torch(self, folder: Path, arguments: list[str]) -> None:
         """What needs no tensor does not wait for the library; the time is printed."""
         code = (
-            "import sys; from job.__main__ import main\n"
+            "import sys; from job.cli.app import main\n"
             f"try: main({arguments!r})\n"
             "except SystemExit as end: assert not end.code\n"
             "assert 'torch' not in sys.modules"
@@ -437,6 +437,7 @@ class TestWithoutTorch:
 
 
 class TestWhatWentWrongOnce:
+    @pytest.mark.slow
     def test_a_finished_run_is_of_its_spec(self, tmp_path: Path, nursery: Nursery) -> None:
         """Under another spec a finished run has no verdict: exit code 2, and what differs."""
         write(tmp_path)

@@ -370,6 +370,7 @@ class TestRuns:
         assert line.startswith(message)
 
 
+@pytest.mark.slow
 class TestCommand:
     @pytest.fixture(scope="class", name="rows")
     @staticmethod

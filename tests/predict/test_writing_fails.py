@@ -54,6 +54,7 @@ def test_a_full_disk(small: Path, tmp_path: Path, ending: str) -> None:
     assert not list((tmp_path / "out").iterdir())
 
 
+@pytest.mark.slow
 def test_a_table_without_rows(table: Path, tmp_path: Path) -> None:
     """`evaluate` has nothing to measure."""
     head = (table / "people.csv").read_text().splitlines()[0]

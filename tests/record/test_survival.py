@@ -152,9 +152,8 @@ def test_foreign_names(
     assert run.end() == undisturbed.end
 
 
-@pytest.mark.parametrize(
-    "store_url", ["directory", pytest.param("s3", marks=pytest.mark.slow)], indirect=True
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("store_url", ["directory", "s3"], indirect=True)
 def test_a_run_that_was_removed(
     nursery: Nursery, undisturbed: Undisturbed, store_url: str, tmp_path: Path
 ) -> None:

@@ -74,7 +74,7 @@ def test_a_smoothed_curve_has_the_raw_one_behind_it(chromium: Browser, tmp_path:
 
 
 @pytest.mark.parametrize("width", [400, 1280])
-@pytest.mark.parametrize(("tasks", "runs"), [(32, 1), (3, 8)])
+@pytest.mark.parametrize(("tasks", "runs"), [(32, 1), pytest.param(3, 8, marks=pytest.mark.slow)])
 def test_a_legend_is_smaller_than_its_plot(
     chromium: Browser, tmp_path: Path, width: int, tasks: int, runs: int
 ) -> None:

@@ -53,6 +53,7 @@ def displayed(value: float) -> float:
     return float(f"{value:.4g}")
 
 
+@pytest.mark.slow
 def test_plots_hold_what_the_events_hold(trained: Run, chromium: Browser) -> None:
     """Each task has its tables, curves and points, of both splits, each where its numbers say."""
     events = of(trained, "predictions")
@@ -111,6 +112,7 @@ def assert_rising(figure: Locator, xs: list[float], ys: list[float]) -> None:
         assert list(drawn) == pytest.approx([start + slope * n for n in numbers], abs=0.11)
 
 
+@pytest.mark.slow
 def test_the_test_split_is_shown(trained: Run, chromium: Browser) -> None:
     """Its losses and skills have a table, its metrics a column, as the event and the result say."""
     (test,) = of(trained, "test")
@@ -134,6 +136,7 @@ def test_the_test_split_is_shown(trained: Run, chromium: Browser) -> None:
         assert [float(text) for text in found] == [displayed(value) for value in wanted]
 
 
+@pytest.mark.slow
 def test_an_older_run_has_its_report(trained: Run, chromium: Browser, tmp_path: Path) -> None:
     """A record without these events gives the page without their sections."""
     store = DirectoryStore(tmp_path)

@@ -51,8 +51,11 @@ def warm_job(nursery: Nursery, folder: Path, *arguments: str, **settings: str) -
 
 def here(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
     """A command within this process, for one that trains nothing: exit code, stdout, stderr."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with pytest.raises(SystemExit) as end:
         main([str(argument) for argument in arguments])
+    for number, handler in handlers.items():
+        signal.signal(number, handler)  # `run` has its own until the process ends
     return (int(end.value.code or 0), *capsys.readouterr())
 
 

@@ -107,6 +107,7 @@ def test_the_loop_in_lightning_learns_and_resumes(
     torch.testing.assert_close(left["net"].state_dict(), before, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_the_loop_with_a_balancer_alone_learns() -> None:
     """Both losses fall below half of what a prediction of 0 has, and the weights equalise the
     gradients' norms over their running means."""

@@ -311,8 +311,8 @@ def foreign_steps(ranks: Ranks, name: str, section: dict[str, Any]) -> list[Tens
     ("name", "balance"),
     [
         ("tuple", "gradient_norm"),
-        ("group", "UPGrad"),
-        ("whole", "UPGrad"),
+        pytest.param("group", "UPGrad", marks=pytest.mark.slow),
+        pytest.param("whole", "UPGrad", marks=pytest.mark.slow),
         pytest.param("PLE", "gradient_norm", marks=pytest.mark.slow),
         pytest.param("leak", "gradient_norm", marks=pytest.mark.slow),
     ],
