@@ -134,10 +134,10 @@ class CheckpointWriter:
 
     def _is_best(self, slot: _Slot) -> bool:
         """True if no snapshot that is in the store, or before it on its way there, is as good."""
-        before = [each.info.score for each in (self._publishing, self._best)
-                  if each is not None and each is not slot and each.info is not None]  # fmt: skip
-        stored = self.index.body.best
-        before += [] if stored is None else [stored.score]
+        others = (each for each in (self._publishing, self._best) if each is not slot)
+        before = [each.info.score for each in others if each is not None and each.info is not None]
+        if self.index.body.best is not None:
+            before.append(self.index.body.best.score)
         score = None if slot.info is None else slot.info.score
         return score is not None and all(each is None or score < each for each in before)
 
