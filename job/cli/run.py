@@ -241,8 +241,9 @@ def _train_along(job: JobSpec, ranks: Ranks) -> int:
 
 
 def _interrupted(*_: object) -> None:
-    print("interrupted before the run began; nothing was written", file=sys.stderr)
-    sys.exit(INTERRUPTED)
+    # No exception: while torch loads numpy it swallows any, and then goes on without either.
+    os.write(2, b"interrupted before the run began; nothing was written\n")
+    os._exit(INTERRUPTED)
 
 
 def connect_screen(screen: Live | Readable, attempt: RunAttempt) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from job.record.history import read_document
-from tests.support.command import start
+from tests.support.command import ROOT, start
 from tests.support.faulty_proxy import Fault, Proxy
 from tests.support.hold import handles
 from tests.support.runs import SPEC, Run, Undisturbed, assert_undisturbed
@@ -92,7 +94,34 @@ def test_grace_is_kept(
     assert seqs == list(range(1, len(seqs) + 1))
 
 
-@pytest.mark.parametrize("delay", [0.0, 1.0, pytest.param(2.5, marks=SLOW)])
+@pytest.mark.parametrize("command", ["run", "search"])
+def test_signal_that_a_library_swallows(tmp_path: Path, command: str) -> None:
+    """A signal ends the process even where an import goes on after any exception, as torch does
+    while it loads numpy."""
+    spec = write(tmp_path, SPEC)
+    space = tmp_path / "space.json"
+    space.write_text('{"optimizer.lr": {"low": 1e-3, "high": 0.1, "log": true}}')
+    more = ["--space", str(space), "--trials", "1"] if command == "search" else ["--run-id", "r"]
+    code = f"""
+import contextlib, runpy, signal, sys
+
+class Swallow:
+    def find_spec(self, name, *_):
+        if name == "torch":
+            with contextlib.suppress(BaseException):
+                signal.raise_signal(signal.SIGTERM)
+
+sys.meta_path.insert(0, Swallow())
+sys.argv[1:] = {[command, str(spec), *more, "--store", str(tmp_path / "runs")]!r}
+runpy.run_module("job", run_name="__main__")
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert ended.returncode == 75
+    assert ended.stderr.startswith("interrupted before ")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("delay", [0.0, *(pytest.param(d, marks=SLOW) for d in (1.0, 2.5))])
 def test_signal_during_start(tmp_path: Path, delay: float) -> None:
     """A signal ends the process with 75, while it loads its libraries and after it has begun."""
     spec = write(tmp_path, ENDLESS)
