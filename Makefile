@@ -6,6 +6,8 @@ TAG ?= evengrad:$(TARGET)
 BASE ?= $(shell sed -n s/^PYTHON=//p docker/base-images.env)
 BIN := .venv/bin
 export DOCKER_BUILDKIT := 1
+# Some images set it; then each of the tests' many processes would compile every module again.
+unexport PYTHONDONTWRITEBYTECODE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
