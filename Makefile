@@ -31,7 +31,7 @@ test-gpu: install ## what only a GPU shows: its tests, then its measurements, in
 lint: install ## style, types, and which part may import which
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 	$(BIN)/lint-imports --no-logo
 
 install: .venv/all ## make .venv with everything, the developers' tools too

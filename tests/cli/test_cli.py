@@ -338,6 +338,7 @@ class TestInterrupted:
         seqs = [e["seq"] for e in itertools.chain(*attempts)]
         assert seqs == list(range(1, len(seqs) + 1))
 
+    @pytest.mark.slow
     def test_ends_as_if_undisturbed(
         self, folder: Path, terminal: tuple[int, str], whole: tuple[int | None, str]
     ) -> None:

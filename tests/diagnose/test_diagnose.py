@@ -216,7 +216,9 @@ def overflowing(balance: str) -> Problem:
     return problem
 
 
-@pytest.mark.parametrize("balance", ["fixed", "running_mean_sqrt_n"])
+@pytest.mark.parametrize(
+    "balance", ["fixed", pytest.param("running_mean_sqrt_n", marks=pytest.mark.slow)]
+)
 def test_a_scale_that_overflows_is_named(balance: str) -> None:
     """The only finding scales the task, and the others learn."""
     (finding,) = findings_of(overflowing(balance))

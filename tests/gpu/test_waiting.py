@@ -67,6 +67,7 @@ def on_cpu() -> Iterator[None]:
     assert not [name for name in calls.names if "_local_scalar_dense" in name]
 
 
+@pytest.mark.slow
 @DEVICES
 def test_the_watch_sees_a_wait(device: str) -> None:
     """Reading a value is noticed."""

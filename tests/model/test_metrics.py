@@ -340,6 +340,7 @@ def test_only_what_is_asked_for_is_measured(each: Task) -> None:
     assert measured(each.model_copy(update={"metrics": ()}), outputs, target) == {}
 
 
+@pytest.mark.slow
 def test_nothing_is_written_to_stderr() -> None:
     """Where a metric has no value, torchmetrics has nothing to say about it on the screen."""
     code = """

@@ -40,7 +40,8 @@ def command(*words: str | Path, folder: Path, most: int | None = None) -> tuple[
     return done.returncode, done.stderr.splitlines()
 
 
-@pytest.mark.parametrize("ending", ["csv", pytest.param("npz", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", ["csv", "npz"])
 def test_a_full_disk(small: Path, tmp_path: Path, ending: str) -> None:
     """A file that does not fit is not there, nor is a part of it."""
     features = np.load(small / "small.npz")["features"]

@@ -91,6 +91,7 @@ def test_newest_checkpoint(
     assert_undisturbed(run, undisturbed)
 
 
+@SLOW
 @DAMAGES
 def test_damaged_twice(
     stored: Stored, nursery: Nursery, undisturbed: Undisturbed, tmp_path: Path, damage: Damage

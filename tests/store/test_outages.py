@@ -209,7 +209,8 @@ def test_writes_fail_for_good(
     assert_undisturbed(run, undisturbed)
 
 
-@pytest.mark.parametrize("fault", quick_only("500"))
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", FAULTS)
 def test_start_without_store(
     nursery: Nursery, undisturbed: Undisturbed, proxy: Proxy, s3_url: str, fault: Fault
 ) -> None:

@@ -247,6 +247,7 @@ def test_readmes_example_is_diagnosed_and_mended(machines: Path, nursery: Nurser
     assert ended.returncode == 0, ended.stderr
 
 
+@pytest.mark.slow
 def test_a_run_predicts(machines: Path) -> None:
     """The lines that predict with a run give one prediction per task and sample."""
     (script,) = blocks("docs/predicting.md", "python")

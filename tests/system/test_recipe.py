@@ -40,6 +40,7 @@ def trained(path: Path) -> tuple[float, list[GateResult]]:
     return epochs[-1].tasks["countdown"].drop, gates
 
 
+@pytest.mark.slow
 def test_the_mended_trainer_passes_the_acceptance_gate() -> None:
     """Seed 0 of docker/mended.json loses over 20 % of countdown's loss by epoch 5, and its gate
     says so."""

@@ -51,11 +51,9 @@ def assert_close(one: Measured, other: Measured) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [
-        "our shared layers",
-        *(pytest.param(n, marks=pytest.mark.slow) for n in ("conv", "our MMoE", "dict")),
-    ],
+    ["our shared layers", "conv", "our MMoE", "dict"],
 )
+@pytest.mark.slow
 def test_the_ledger_of_a_compiled_network_is_exact(name: str) -> None:
     """Losses, Gram matrix and audits are those of K backwards by autograd, with half of the labels
     missing, weights and dropout; each parameter's gradient is that of their weighted sum."""
@@ -87,7 +85,7 @@ def test_the_ledger_of_a_compiled_network_is_exact(name: str) -> None:
     assert not any("_orig_mod" in name for name in names)
 
 
-@pytest.mark.parametrize("kind", ["lstm", "mlp"])
+@pytest.mark.parametrize("kind", [pytest.param("lstm", marks=pytest.mark.slow), "mlp"])
 def test_so_is_that_of_our_own_networks(kind: str) -> None:
     """The factored route gives what it gives without the compiler, dropout included."""
     torch.manual_seed(0)

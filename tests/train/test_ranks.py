@@ -33,6 +33,10 @@ BALANCERS: dict[str, dict[str, Any]] = {
     "running_mean": {"kind": "running_mean", "warmup": 3},
     "UPGrad": {"kind": "torchjd", "method": "UPGrad"},
 }
+FIRST_AND_SLOW = [
+    "gradient_norm",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in BALANCERS if name != "gradient_norm"),
+]
 RICH: dict[str, Any] = {
     "train.batch_size": 7,  # 36 samples: shares of 3 and 4 rows, and one batch of a single row
     "train.clip": 0.5,
@@ -101,7 +105,7 @@ def assert_same_end(one: Ended, other: Ended) -> None:
     assert mine == pytest.approx(theirs, rel=2e-4, abs=2e-6, nan_ok=True)
 
 
-@pytest.mark.parametrize("balance", BALANCERS)
+@pytest.mark.parametrize("balance", FIRST_AND_SLOW)
 def test_two_ranks_train_as_one(two: Pair, folder: Path, balance: str) -> None:
     """Every step, epoch and verdict, and the state at the end, is that of one process."""
     edits = RICH | {"balance": BALANCERS[balance]}
@@ -153,7 +157,7 @@ def test_the_end_is_measured_alike(two: Pair, folder: Path, tasks: list[dict[str
     assert_same_end(first, alone)
 
 
-@pytest.mark.parametrize("balance", BALANCERS)
+@pytest.mark.parametrize("balance", FIRST_AND_SLOW)
 def test_the_number_of_ranks_may_change(two: Pair, folder: Path, balance: str) -> None:
     """Begun by one process and gone on with by two, or the reverse, a run ends as it would have."""
     edits = RICH | {"balance": BALANCERS[balance]}
@@ -171,7 +175,7 @@ def test_the_number_of_ranks_may_change(two: Pair, folder: Path, balance: str) -
 
 @pytest.mark.parametrize(
     "balance",
-    [*BALANCERS, *(pytest.param(name, marks=pytest.mark.slow) for name in ("FAMO", "DWA"))],
+    [*FIRST_AND_SLOW, *(pytest.param(name, marks=pytest.mark.slow) for name in ("FAMO", "DWA"))],
 )
 def test_two_ranks_train_as_one_with_missing_labels(two: Pair, folder: Path, balance: str) -> None:
     """Means are over the labels of both: batches without any of a task, or with all of them on one

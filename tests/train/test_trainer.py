@@ -70,7 +70,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("small")).parent
 
 
-@pytest.fixture(scope="module", params=BALANCERS)
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(name, marks=[pytest.mark.slow] if name in ("fixed", "uncertainty") else [])
+        for name in BALANCERS
+    ],
+)
 def undisturbed(request: pytest.FixtureRequest, folder: Path) -> Trained:
     """A rich run to its end, saved at every step."""
     trained = Trained(*job(folder, RICH | {"balance": BALANCERS[request.param]}))
