@@ -7,8 +7,9 @@ after each and stores a checkpoint: evengrad as `python -m job run` with all tha
 (ledger, events, metrics, alarms, report), the others as short programs. A run of a side is a
 process of its own, on one thread, and the sides take turns, the order turned by one from round to
 round. A figure is the median over the rounds of a side's value over the bare loop's of the same
-round; the bare loop against itself shows what is noise. Results go to `results/speed.jsonl` as they
-come, and what is there is not measured again.
+round; the bare loop against itself shows what is noise. evengrad tells glibc to keep freed memory,
+and one side is a bare loop in an environment that says so too. Results go to
+`results/speed.jsonl` as they come, and what is there is not measured again.
 
 --hf: an interpreter that has transformers and this project's packages; without it that side is left
 out. No CUDA graphs, and nothing on a GPU: no such machine was there to measure them.

@@ -18,29 +18,35 @@ import tests.bench.speed
 from tests.bench import header
 from tests.bench.speed.clock import BEGUN
 from tests.bench.speed.problem import EPOCHS, NETWORKS, VALIDATION, write
-from tests.bench.speed.table import AGAIN, BARE, OURS, markdown
+from tests.bench.speed.table import AGAIN, BARE, KEPT, OURS, markdown
 from tests.support.command import ROOT
 
 RESULTS = header.RESULTS / "speed.jsonl"
 SIDES = {
     BARE: "bare",
     AGAIN: "bare",
+    KEPT: "bare",
     OURS: "evengrad",
     "Lightning": "lightning",
     "transformers": "hf",
 }
 """By name, the program of `tests/bench/speed/`."""
+ENVIRONMENT = {
+    KEPT: {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
+}
+"""What glibc is told beside: to keep freed memory for the next step, as evengrad tells it."""
 
 
-def ran(program: str, python: str, folder: Path) -> dict[str, float]:
+def ran(side: str, python: str, folder: Path) -> dict[str, float]:
     """The marks of a side's process, and its whole time."""
+    program = SIDES[side]
     out, settings = folder / "marks.json", {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     begun = time.time()
     command = [python, "-m", f"tests.bench.speed.{program}", str(folder), str(out)]
     subprocess.run(
         command,
         cwd=folder,
-        env=os.environ | settings | {BEGUN: str(begun)},
+        env=os.environ | settings | ENVIRONMENT.get(side, {}) | {BEGUN: str(begun)},
         check=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -57,7 +63,7 @@ def measured(network: str, tasks: int, side: str, python: str) -> dict[str, Any]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write(folder, network, tasks)
-        marks = ran(SIDES[side], python, folder)
+        marks = ran(side, python, folder)
     samples = about["samples"] - round(VALIDATION * about["samples"])
     facts = {"samples": samples, "batch": about["batch"], "epochs": EPOCHS}
     return facts | {"torch": torch.__version__} | marks

@@ -8,19 +8,25 @@ from pathlib import Path
 from typing import Any
 
 BARE, AGAIN, OURS = "bare loop", "bare loop, again", "evengrad"
+KEPT = "bare loop, memory kept"
+ABOUT = f"""\
+*{OURS}* is a whole job with ledger, events, metrics, alarms, report and checkpoints, the others \
+steps, validation and checkpoints. *Of the bare loop*: samples per second over those of the bare \
+loop in the same round. *{AGAIN}* shows what is noise. On Linux a job tells glibc to keep freed \
+memory for the next step; *{KEPT}* is a bare loop in an environment that says so too."""
 Result = Mapping[str, Any]
 """A line of `results/speed.jsonl`: a side in a round."""
 
 
 def markdown(path: Path) -> str:
-    """A table for each network and number of tasks, in Markdown, from a file of results."""
+    """What the columns mean, and a table for each network and number of tasks, in Markdown."""
     from tests.bench.header import rows  # not above: the sides import this package, and no torch
 
     results: list[Result] = list(rows(path))
     cases: dict[tuple[str, int], list[Result]] = {}
     for result in results:
         cases.setdefault((result["network"], result["tasks"]), []).append(result)
-    return "\n\n".join(_table(*case, each) for case, each in sorted(cases.items()))
+    return "\n\n".join((ABOUT, *(_table(*case, each) for case, each in sorted(cases.items()))))
 
 
 def _table(network: str, tasks: int, results: list[Result]) -> str:
@@ -28,16 +34,19 @@ def _table(network: str, tasks: int, results: list[Result]) -> str:
     for result in results:
         rounds.setdefault(result["round"], {})[result["side"]] = result
     whole = [by_side for by_side in rounds.values() if BARE in by_side]
+    sides = dict.fromkeys(r["side"] for r in results)
+    counts = sorted({sum(side in by_side for by_side in whole) for side in sides})
     about = results[0]
     lines = [
         f"`{network}`, {tasks} tasks: {about['samples']:,} training samples, {about['epochs']} "
-        f"epochs, batch {about['batch']}, medians of {len(whole)} rounds, torch {about['torch']}",
+        f"epochs, batch {about['batch']}, medians of {' or '.join(map(str, counts))} rounds, "
+        f"torch {about['torch']}",
         "",
         "| side | samples/s | of the bare loop (least … most) | until step 1 | whole job | memory "
         "| validation loss |",
         "|---|---|---|---|---|---|---|",
     ]
-    lines += [_row(side, whole) for side in dict.fromkeys(r["side"] for r in results)]
+    lines += [_row(side, whole) for side in sides]
     return "\n".join(lines)
 
 
