@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -53,6 +54,7 @@ def diagnose(
     only_anew(job)
     if fix is not None:
         check_free(fix)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # it keeps what was found, as Ctrl-C
     try:
         diagnosis = _diagnosed(job, folder)
     except KeyboardInterrupt:

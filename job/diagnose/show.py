@@ -115,23 +115,31 @@ def print_diagnosis(out: Console, diagnosis: Diagnosis, raw: Json) -> None:
         _print_wrapped(
             out, "this is a control: its targets are shuffled, so nothing can be learned"
         )
-    printed: list[Edit] = []
-    for number, finding in enumerate(diagnosis.findings, 1):
-        _print_finding(out, number, finding, printed, raw)
-        printed += [edit for edit in finding.edits if edit not in printed]
+    print_findings(out, diagnosis.findings, raw)
     if not diagnosis.findings:
         out.print("\n[green]nothing found[/]")
     if diagnosis.cut is not None:
         out.print(f"[yellow]not everything was tried: {LIMITS[diagnosis.cut]}[/]", soft_wrap=True)
 
 
+def print_findings(out: Console, findings: list[Finding], raw: Json) -> None:
+    """Print the findings; one of the same cause and edits as one before it in three lines."""
+    earlier: list[Edit] = []
+    like: Finding | None = None
+    for number, finding in enumerate(findings, 1):
+        new = [edit for edit in finding.edits if edit not in earlier]
+        if like and not new and finding.edits and finding.mechanism == like.mechanism:
+            _print_like(out, number, finding, like)
+            continue
+        _print_finding(out, number, finding, earlier, raw)
+        earlier, like = earlier + new, finding
+
+
 def _print_finding(
     out: Console, number: int, finding: Finding, earlier: list[Edit], raw: Json
 ) -> None:
-    """Print a finding; earlier: the edits of the findings before."""
-    subject = "the whole run" if finding.task is None else finding.task
-    mechanism = finding.mechanism.replace("_", " ")
-    out.print(f"\n[bold]{number}. {literal(subject)} · [yellow]{mechanism}[/][/]", soft_wrap=True)
+    """Print a finding whole; earlier: the edits of the findings before."""
+    _print_title(out, number, finding)
     _print_row(out, "measured", finding.evidence)
     new = [edit for edit in finding.edits if edit not in earlier]
     if finding.edits and not new:
@@ -143,6 +151,24 @@ def _print_finding(
     if finding.effect:
         _print_row(out, "predicted", finding.effect)
     _print_line(out, "more", page(finding.mechanism))
+
+
+def _print_like(out: Console, number: int, finding: Finding, like: Finding) -> None:
+    _print_title(out, number, finding)
+    _print_row(out, "measured", f"as in {_subject(like)}; --json has its own numbers")
+    _print_row(out, "remedy", "the edits above help here too")
+    if finding.effect:
+        _print_row(out, "predicted", finding.effect)
+
+
+def _print_title(out: Console, number: int, finding: Finding) -> None:
+    mechanism = finding.mechanism.replace("_", " ")
+    title = f"{number}. {literal(_subject(finding))} · [yellow]{mechanism}[/]"
+    out.print(f"\n[bold]{title}[/]", soft_wrap=True)
+
+
+def _subject(finding: Finding) -> str:
+    return "the whole run" if finding.task is None else finding.task
 
 
 def _table(diagnosis: Diagnosis, width: int) -> Iterator[str]:
@@ -233,8 +259,7 @@ class Progress(Watch):
     def finding(self, finding: Finding) -> None:
         """Print a line, if there is a bar to print it above."""
         if not self.bar.disable:
-            subject = "the whole run" if finding.task is None else finding.task
-            words = f"found: {subject} · {finding.mechanism.replace('_', ' ')}"
+            words = f"found: {_subject(finding)} · {finding.mechanism.replace('_', ' ')}"
             self.bar.console.print(literal(words), soft_wrap=True)
 
 

@@ -1,8 +1,9 @@
-"""`job diagnose` when Ctrl-C comes before or after the diagnosis."""
+"""`job diagnose` when Ctrl-C or SIGTERM comes before or after the diagnosis."""
 
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,21 @@ def interrupted(*_: Any, **__: Any) -> Any:
     raise KeyboardInterrupt
 
 
+def stopped(*_: Any, **__: Any) -> Any:
+    """Gets the signal of a container that is stopped."""
+    signal.raise_signal(signal.SIGTERM)
+    raise AssertionError("it went on")
+
+
+@pytest.mark.parametrize("end", [interrupted, stopped])
 def test_before_anything_was_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    end: Callable[..., Any],
 ) -> None:
     """Exit code 75, and a line that says so."""
-    monkeypatch.setattr(diagnose, "diagnose", interrupted)
+    monkeypatch.setattr(diagnose, "diagnose", end)
     code, out, err = here(capsys, "diagnose", write(tmp_path))
     assert (code, out, err) == (75, "", "interrupted before anything was measured\n")
 

@@ -21,7 +21,7 @@ from job.diagnose.causes.learning_rate import leaps, too_low
 from job.diagnose.diagnose import Diagnosis, diagnose
 from job.diagnose.probe import probe, probe_inputs
 from job.diagnose.reach import reach
-from job.diagnose.show import _print_finding as print_finding
+from job.diagnose.show import print_findings
 from job.show.console import Screen
 from job.spec import JobSpec
 from job.spec.patch import Edit, applied, patch
@@ -392,8 +392,26 @@ def test_nothing_is_found_in_what_is_shipped(path: str) -> None:
 def test_a_remedy_in_words_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     """One whose edit costs other tasks has no patch that would say it."""
     remedy = "set $.optimizer.lr = 0.01, if what other tasks lose is worth it: b 9% → 2% ± 1%"
-    print_finding(Screen(), 1, Finding("learning_rate", "a", "seen", remedy), [], {})
+    print_findings(Screen(), [Finding("learning_rate", "a", "seen", remedy)], {})
     assert "if what other tasks lose" in " ".join(capsys.readouterr().out.split())
+
+
+def test_findings_with_one_cause_and_edit_are_printed_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The first is whole, the others name it; one with an edit of its own is whole again."""
+
+    def starved(task: str, weight: int) -> Finding:
+        edits = (Edit(("balance", "weights", "a"), weight),)
+        return Finding("starved", task, f"{task} has no share", "set a weight", edits, f"{task} up")
+
+    findings = [starved("a", 1), starved("b", 1), starved("c", 1), starved("d", 2)]
+    print_findings(Screen(), findings, {"balance": {"weights": {"a": 0}}})
+    text = " ".join(capsys.readouterr().out.split())
+    assert [f"{name} has no share" in text for name in "abcd"] == [True, False, False, True]
+    assert text.count("measured as in a") == 2
+    assert all(f"{name} up" in text for name in "abcd")
+    assert text.count('"value": 1') == text.count('"value": 2') == 1
 
 
 @pytest.mark.parametrize(("planned", "named"), [(240, True), (824, False)])
