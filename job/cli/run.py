@@ -28,6 +28,8 @@ from job.spec.read import read_spec
 from job.store import Store, StoreError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from job.checkpoint.restore import Restored
     from job.distributed.ranks import Ranks
     from job.record.claim import Claim
@@ -90,8 +92,7 @@ def run(
         raise typer.BadParameter("choose one of --json and --pretty")
     name = _run_name(run_id, resume)
     # Until the run has its own handlers nothing is lost by a signal: it is resumable at once.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _interrupted)
+    handle_signals(_end_at_once)
     job = read_spec(spec)
     extends = job.extends if extend is None else reference(extend, store)
     job = job.model_copy(update={"control": job.control or control, "extends": extends})
@@ -107,6 +108,7 @@ def run(
     from job.store import open_store
     from job.store.by_content import keep_files
 
+    handle_signals(_interrupted)
     where, key = open_store(store, job.checkpoint.encryption), f"{job.name}/{name}"
     _leave_finished(where, key, job)
     screen = make_display() if pretty or (sys.stdout.isatty() and not as_json) else None
@@ -240,10 +242,24 @@ def _train_along(job: JobSpec, ranks: Ranks) -> int:
     return train_along(Trainer(job, data, ranks))
 
 
-def _interrupted(*_: object) -> None:
+def handle_signals(handler: Callable[..., None]) -> None:
+    """Let SIGTERM and SIGINT call a function."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handler)
+
+
+NOT_BEGUN = "interrupted before the run began; nothing was written"
+
+
+def _end_at_once(*_: object) -> None:
     # No exception: while torch loads numpy it swallows any, and then goes on without either.
-    os.write(2, b"interrupted before the run began; nothing was written\n")
+    os.write(2, f"{NOT_BEGUN}\n".encode())
     os._exit(INTERRUPTED)
+
+
+def _interrupted(*_: object) -> None:
+    print(NOT_BEGUN, file=sys.stderr)  # and temporary files are removed
+    sys.exit(INTERRUPTED)
 
 
 def connect_screen(screen: Live | Readable, attempt: RunAttempt) -> None:

@@ -8,7 +8,6 @@ import math
 import os
 import re
 import shlex
-import signal
 import sys
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from job.cli.arguments import Spec
+from job.cli.run import handle_signals
 from job.errors import Fault, InputError
 from job.exit_codes import FAILED, INTERRUPTED
 from job.record.layout import FORM
@@ -84,8 +84,7 @@ def search(
     to its end, or if too many failed in a row.
     """
     began = time.monotonic()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _interrupted)
+    handle_signals(_end_at_once)
     _check_optuna()
     if best is not None:
         _check_folder(best)
@@ -132,10 +131,18 @@ def _end(search: Search, spec: Path, best: Path | None) -> None:
         raise typer.Exit(FAILED)
 
 
-def _interrupted(*_: object) -> None:
+NOT_BEGUN = "interrupted before a trial began; the same command goes on"
+
+
+def _end_at_once(*_: object) -> None:
     # No exception, as in `job run`: while torch loads numpy it swallows any.
-    os.write(2, b"interrupted before a trial began; the same command goes on\n")
+    os.write(2, f"{NOT_BEGUN}\n".encode())
     os._exit(INTERRUPTED)
+
+
+def _interrupted(*_: object) -> None:
+    print(NOT_BEGUN, file=sys.stderr)
+    sys.exit(INTERRUPTED)
 
 
 def _study(
@@ -151,6 +158,7 @@ def _study(
     from job.search.study import SearchStudy
     from job.store import open_store
 
+    handle_signals(_interrupted)
     text, folder = read_text(spec), spec.resolve().parent
     base = with_digests(parse_spec(text, str(spec)), folder)
     only_anew(base)
