@@ -99,13 +99,18 @@ class Log(Section):
     LATER = ("ledger_every",)
     every: Count = 10
     """Steps between fetches from the device; every step still has its event."""
-    audit_every: Annotated[int, Field(ge=0, lt=2**31)] = 50
+    audit_every: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     """Steps between exact measurements of each task's gradient on the shared parameters; 0: none.
-    Each measurement costs one trunk backward per task."""
+    Each measurement costs one trunk backward per task. null: 100 for each task, so that all tasks
+    together cost about half a percent of a step."""
     ledger_every: Count | None = None
     """Steps between measurements of each task's gradient; between them weights that follow from it
     are held. null: 1 at the shared representation z; 20 for a network without a common z, where
     each costs a backward per task."""
+
+    def audited_every(self, tasks: int) -> int:
+        """Steps between audits of a run of so many tasks; 0: there are none."""
+        return 100 * tasks if self.audit_every is None else self.audit_every
 
 
 class Encryption(Section):

@@ -218,7 +218,7 @@ class Trainer:
 
     def _audits(self) -> bool:
         """True if the step under way is audited."""
-        every = self.spec.log.audit_every
+        every = self.spec.log.audited_every(len(self.names))
         return every > 0 and (self.at.step - 1) % every == 0
 
     def _recheck(self, inputs: Mapping[str, Tensor], emit: Emit) -> None:

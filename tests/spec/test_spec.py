@@ -119,7 +119,8 @@ def test_a_field_that_came_later_is_no_content() -> None:
     tasks = [{"name": "y", "level": "window", "loss": {"kind": "mse"}}]
     gates = [{"task": "y", "skill": 0.1, "by_epoch": 1, "split": "train"}]
     train = {"epochs": 1, "batch_size": 4, "evaluate": 8192}
-    old = {"name": "t", "data": section, "tasks": tasks, "train": train}
+    log = {"audit_every": 50}
+    old = {"name": "t", "data": section, "tasks": tasks, "train": train, "log": log}
     plain = parse_spec(json.dumps({**old, "gates": gates}))
     before = "877ccbcd641524d2f25f98d69b80c07d0e3d01f102fcabb59408da8d599f252a"
     assert has_content(plain, before)

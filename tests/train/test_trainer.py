@@ -498,6 +498,21 @@ class TestLoop:
         one, two, three = range(1, 6), range(6, 11), range(11, 16)
         assert order == [*one, "epoch 1", *two, "epoch 2", *three, "epoch 3"]
 
+    @pytest.mark.parametrize(("log", "at"), [({}, [1, 201]), ({"audit_every": 70}, [1, 71, 141])])
+    def test_audits_are_100_steps_apart_for_each_task(
+        self, folder: Path, log: dict[str, int], at: list[int]
+    ) -> None:
+        """Unless stated, two tasks are audited at every 200th step."""
+        edits = {"tasks": SMALL["tasks"][:2], "log": log, "train.batch_size": 1, "train.epochs": 6}
+        trained = Trained(*job(folder, edits))
+        trained.run(stop_at=205)
+        audited = [
+            step.step
+            for step in trained.steps
+            if any(task.shared_grad_norm is not None for task in step.tasks.values())
+        ]
+        assert audited == at
+
     def test_the_schedule_is_over_the_whole_run(self, folder: Path) -> None:
         """cosine: from the full rate at the first step to nearly 0 at the last."""
         trained = Trained(*job(folder, {"train.schedule": "cosine", "optimizer.lr": 0.5}))
