@@ -80,6 +80,7 @@ def main() -> None:
     parser.add_argument("--hf", metavar="PYTHON", help="an interpreter with transformers")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
+    other = options.hf and os.path.abspath(options.hf)  # a side runs in a folder of its own
     sides = [side for side in options.sides if options.hf or SIDES[side] != "hf"]
     if len(sides) < len(options.sides):
         print("transformers is left out, as --hf names no interpreter")
@@ -93,7 +94,7 @@ def main() -> None:
                     place = (network, tasks, k, side)
                     if place in there:
                         continue
-                    python = options.hf if SIDES[side] == "hf" else sys.executable
+                    python = other if SIDES[side] == "hf" else sys.executable
                     named = dict(zip(("network", "tasks", "round", "side"), place, strict=True))
                     result = named | measured(network, tasks, side, python)
                     header.append(options.results, result)
