@@ -69,9 +69,12 @@ class Gradients(NamedTuple):
         """Σ_k w_k ∂L_k/∂z, of one tensor [B, T, D], for weights [K]."""
         steps, outputs = self.at_outputs.shape[1:]
         by_factor = weights @ self.members
-        by_window = by_factor[outputs:, None] / (steps if self.pooling is None else 1)
-        mean = (by_window * self.rows[:, outputs:]).sum(1, keepdim=True)
+        of_windows = by_factor[outputs:] / (steps if self.pooling is None else 1)
+        # A product reads the rows once; weighing and then adding them, three times.
+        mean = torch.tensordot(of_windows, self.rows[:, outputs:].transpose(0, 1), 1).unsqueeze(1)
         at_steps = mean.expand(-1, steps, -1) if self.pooling is None else self.pooling * mean
+        if not outputs:
+            return [at_steps]
         # One product and one sum in place: a second [B, T, D] would cost as much as the product.
         of_steps = self.at_outputs * by_factor[:outputs]
         return [torch.baddbmm(at_steps, of_steps, self.rows[:, :outputs])]
