@@ -138,16 +138,15 @@ class Play:
         if what in ("submitter", "interrupt"):
             number = signal.SIGKILL if what == "submitter" else signal.SIGINT
             self.submitters[-1].signal(number)
-        elif what == "resume":
+        elif what in ("resume", "cancel"):
             if (run := self._run_id()) is not None:
-                self.submitters.append(self.user.resume(run, **PATCHES))
-        elif what == "cancel":
-            if self._run_id() is not None:
-                self.submitters.append(
-                    self.user.start("cancel", str(self._run_id()), "--yes", "--wait", "2")
-                )
+                start = self.user.resume if what == "resume" else self._cancel
+                self.submitters.append(start(run, **PATCHES))
         elif pods := self.user.runpod.billing():
             self.user.runpod.kill_host(pods[-1].id, what)  # type: ignore[arg-type]  # a Death
+
+    def _cancel(self, run: str, **patches: Any) -> Process:
+        return self.user.start("cancel", run, "--yes", "--wait", "2", **patches)
 
     def _run_id(self) -> str | None:
         try:
