@@ -131,22 +131,22 @@ def print_findings(out: Console, findings: list[Finding], raw: Json) -> None:
         if like and not new and finding.edits and finding.mechanism == like.mechanism:
             _print_like(out, number, finding, like)
             continue
-        _print_finding(out, number, finding, earlier, raw)
+        _print_finding(out, number, finding, new, applied(raw, earlier))
         earlier, like = earlier + new, finding
 
 
 def _print_finding(
-    out: Console, number: int, finding: Finding, earlier: list[Edit], raw: Json
+    out: Console, number: int, finding: Finding, new: list[Edit], edited: Json
 ) -> None:
-    """Print a finding whole; earlier: the edits of the findings before."""
+    """Print a finding whole. new: its edits that no finding above has; edited: the spec with
+    theirs."""
     _print_title(out, number, finding)
     _print_row(out, "measured", finding.evidence)
-    new = [edit for edit in finding.edits if edit not in earlier]
     if finding.edits and not new:
         _print_row(out, "remedy", "the edits above help here too")
     elif not (finding.edits and finding.remedy.startswith("set ")):  # else the patch says it
         _print_row(out, "remedy", finding.remedy)
-    for k, operation in enumerate(patch(applied(raw, earlier), new)):
+    for k, operation in enumerate(patch(edited, new)):
         _print_line(out, "" if k else "patch", json.dumps(operation))
     if finding.effect:
         _print_row(out, "predicted", finding.effect)
