@@ -138,8 +138,10 @@ def print_findings(out: Console, findings: list[Finding], raw: Json) -> None:
 def _print_finding(
     out: Console, number: int, finding: Finding, new: list[Edit], edited: Json
 ) -> None:
-    """Print a finding whole. new: its edits that no finding above has; edited: the spec with
-    theirs."""
+    """Print a finding whole.
+
+    new: its edits that no finding above has. edited: the spec with the edits of those above.
+    """
     _print_title(out, number, finding)
     _print_row(out, "measured", finding.evidence)
     if finding.edits and not new:

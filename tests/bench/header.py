@@ -6,6 +6,7 @@ on with on another machine or with other versions, a further one stands before t
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import platform
@@ -40,12 +41,16 @@ class Header:
     """UTC day, as 2026-01-31."""
 
 
-def begin(path: Path, bench: str, packages: Iterable[str] = ()) -> None:
+def begin(
+    path: Path, bench: str, packages: Iterable[str] = (), others: dict[str, str] | None = None
+) -> None:
     """Write a header at the end of a results file, unless its last one says the same but the date.
 
-    packages: the peers' distributions that are installed here, whose versions matter.
+    Call it when something is left to measure. packages: the peers' distributions that are installed
+    here, whose versions matter. others: versions of what is not.
     """
-    header = Header(bench, _command(), _machine(), _versions(packages), _today())
+    versions = _versions(packages) | (others or {})
+    header = Header(bench, _command(), _machine(), versions, _today())
     last = headers(path)[-1:]
     same = ("machine", "versions")
     if last and all(getattr(last[0], name) == getattr(header, name) for name in same):
@@ -66,8 +71,10 @@ def rows(path: Path) -> list[Row]:
 
 
 def headers(path: Path) -> list[Header]:
-    """The headers of a file; none where there is no file."""
-    return [Header(**line) for line in _lines(path) if "bench" in line]
+    """The headers of a file that have results below them; none where there is no file."""
+    lines = _lines(path)
+    followed = itertools.pairwise(lines)
+    return [Header(**line) for line, below in followed if "bench" in line and "bench" not in below]
 
 
 def _lines(path: Path) -> list[Row]:

@@ -1,7 +1,10 @@
 """What the ledger costs, in time and memory, in every kind of network, beside its peers.
 
     python -m tests.bench.networks [--minutes 12] [--rounds 30] [--networks lstm mlp …]
-        [--tasks 2 4 8 32] [--batches 32 256] [--results FILE] [--compiled]
+        [--tasks 2 4 8 32] [--batches 32 256] [--results FILE]
+    python -m tests.bench.networks --compiled [--networks mlp conv2d …]
+
+The second is of a compiled step beside one that is not, into `build/compiled.jsonl`.
 
 Each cell (a network, a number of tasks, a batch) goes into the results as soon as it is measured,
 and is not measured again: start the command as often as it needs to end. tests.bench.price says how
@@ -353,7 +356,7 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--tasks", type=int, nargs="+", default=[2, 4, 8, 32])
     parser.add_argument("--batches", type=int, nargs="+", default=[32, 256])
-    parser.add_argument("--results", type=Path, default=RESULTS / "networks.jsonl")
+    parser.add_argument("--results", type=Path, help="by default that of the public table")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--compiled", action="store_true", help="beside a compiled step alone")
@@ -367,10 +370,12 @@ def main() -> None:
         for count in options.tasks
         for name in options.networks
     ]
-    done = read_cells(options.results)
+    public = RESULTS / "networks.jsonl"
+    file = options.results or (Path("build/compiled.jsonl") if options.compiled else public)
+    done = read_cells(file)
     left = [key for key in wanted if key not in done]
     if left:
-        begin(options.results, "networks", ["torchjd"])
+        begin(file, "networks", ["torchjd"])
     for i, key in enumerate(left):
         if (seconds := until - time.perf_counter()) <= 0:
             break
@@ -378,7 +383,7 @@ def main() -> None:
         compared = sides(problem, options.compiled)
         check(compared)
         cell = measured(key, compared, options.rounds, seconds / (len(left) - i))
-        append_cell(options.results, cell)
+        append_cell(file, cell)
         done[key] = cell
     found = [done[key] for key in wanted if key in done]
     for table in tables(found):
@@ -386,7 +391,7 @@ def main() -> None:
     for line in beyond(found):
         console.print(f"over the limit: {line}")
     missing = len(wanted) - len(found)
-    console.print(f"{len(found)} of {len(wanted)} cells are in {options.results}, CPU time")
+    console.print(f"{len(found)} of {len(wanted)} cells are in {file}, CPU time")
     if missing:
         console.print(f"{missing} are to go: start the command again")
 

@@ -27,6 +27,17 @@ def test_a_file_says_what_made_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert headers(path)[0].versions.keys() == {"python", "torch", "numpy"}
 
 
+def test_who_measured_nothing_made_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A header without results below it counts for none."""
+    path = tmp_path / "x.jsonl"
+    for machine in ("one", "other", "third"):
+        monkeypatch.setattr(header, "_machine", lambda name=machine: name)
+        begin(path, "x")
+        if machine == "other":
+            append(path, {"of": machine})
+    assert [each.machine for each in headers(path)] == ["other"]
+
+
 LOST = Outcome("evengrad, every epoch", 60, 0, 2, 160, 200, 9.0, 5.0, None, True, 0.0, 0, 0, "a")
 
 

@@ -15,16 +15,18 @@ import pytest
 import torch
 from pydantic import BaseModel
 
-from job.data.dataset import Dataset, Split
+from job.data.dataset import Dataset, Split, load
 from job.errors import InputError
-from job.events import Epoch, Step
+from job.events import Alarm, Epoch, Step
 from job.model.metrics import measure, summarize
 from job.model.skill import measure_skill
+from job.spec.read import parse_spec
 from job.train.evaluate import batches, evaluate, evenly_spaced
 from job.train.gradients.elements import Part
 from job.train.ledger import NotFinite
 from job.train.step import Measured
 from job.train.trainer import Trainer
+from tests.support.own_networks import FORWARD, place
 from tests.support.tiny_job import (
     DEAD,
     HUGE,
@@ -512,6 +514,25 @@ class TestLoop:
             if any(task.shared_grad_norm is not None for task in step.tasks.values())
         ]
         assert audited == at
+
+    def test_an_own_network_is_looked_at_again(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What its tasks depend on is measured at every 50th step, audited or not; one alarm."""
+        edits = {"train.batch_size": 1, "log": {"audit_every": 0}}
+        path = place(tmp_path, FORWARD, edits=edits)
+        trained = Trained(spec := parse_spec(path.read_text()), load(spec, tmp_path))
+        looked: list[int] = []
+
+        def unforeseen(*_: Any) -> dict[str, list[str]]:
+            looked.append(trained.training.at.step)
+            return {"kind": ["gru"]} if len(looked) > 1 else {}
+
+        monkeypatch.setattr("job.train.trainer.unforeseen", unforeseen)
+        trained.run()
+        assert looked == [1, 51, 101]
+        alarms = [e for e in trained.events if isinstance(e, Alarm)]
+        assert [a.task for a in alarms if a.kind == "ownership_changed"] == ["kind"]
 
     def test_the_schedule_is_over_the_whole_run(self, folder: Path) -> None:
         """cosine: from the full rate at the first step to nearly 0 at the last."""

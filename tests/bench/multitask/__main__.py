@@ -78,12 +78,13 @@ def main() -> None:
     asked = parser.parse_args()
     file = asked.folder / "multitask-smoke.jsonl" if asked.smoke else RESULTS / "multitask.jsonl"
     if not asked.table:
-        begin(file, "multitask", ["torchjd", "optuna"])
-        results = Results(file.parent, file.name)
+        results, wanted = Results(file.parent, file.name), list(jobs(asked.problems, asked.smoke))
+        if any(job.key not in results for job in wanted):
+            begin(file, "multitask", ["torchjd", "optuna"])
         data = asked.folder.resolve() / "multitask"
         make_data(data, asked.wheels)
         until = time.monotonic() + 60 * asked.minutes
-        measure_all(list(jobs(asked.problems, asked.smoke)), results, data, asked.j, until)
+        measure_all(wanted, results, data, asked.j, until)
     print(markdown(file))
 
 

@@ -30,11 +30,11 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--ranks", action="store_true", help="two processes beside one, alone")
     options = parser.parse_args()
-    header.begin(options.results, "scale")
     with tempfile.TemporaryDirectory() as made:
         folder = options.folder or Path(made)
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         if options.ranks:
+            header.begin(options.results, "scale")
             torch.set_num_threads(1)
             for batch, costs in efficiency(folder, options.rounds):
                 _keep(options.results, RANKS, "samples per second", batch, costs)
@@ -45,15 +45,18 @@ def main() -> None:
 
 def _measure(options: argparse.Namespace, folder: Path) -> None:
     known = {(r["axis"], r["quantity"], r["size"]) for r in header.rows(options.results)}
-    for each in quantities():
-        if options.only not in f"{each.axis}: {each.name}":
-            continue
-        for size in each.sizes:
-            if size > options.largest:
-                continue
-            if options.anew or (each.axis, each.name, size) not in known:
-                costs = _apart(each, size, folder, options.rounds)
-                _keep(options.results, each.axis, each.name, size, costs)
+    left = [
+        (each, size)
+        for each in quantities()
+        if options.only in f"{each.axis}: {each.name}"
+        for size in each.sizes
+        if size <= options.largest and (options.anew or (each.axis, each.name, size) not in known)
+    ]
+    if left:
+        header.begin(options.results, "scale")
+    for each, size in left:
+        costs = _apart(each, size, folder, options.rounds)
+        _keep(options.results, each.axis, each.name, size, costs)
 
 
 def _keep(results: Path, axis: str, name: str, size: int, costs: dict[str, float]) -> None:

@@ -84,22 +84,34 @@ def main() -> None:
     sides = [side for side in options.sides if options.hf or SIDES[side] != "hf"]
     if len(sides) < len(options.sides):
         print("transformers is left out, as --hf names no interpreter")
-    header.begin(options.results, "speed", ["pytorch-lightning"])
     results = header.rows(options.results)
     there = {(r["network"], r["tasks"], r["round"], r["side"]) for r in results}
-    for k in range(options.rounds):
-        for network in options.networks:
-            for tasks in options.tasks:
-                for side in sides[k % len(sides) :] + sides[: k % len(sides)]:
-                    place = (network, tasks, k, side)
-                    if place in there:
-                        continue
-                    python = other if SIDES[side] == "hf" else sys.executable
-                    named = dict(zip(("network", "tasks", "round", "side"), place, strict=True))
-                    result = named | measured(network, tasks, side, python)
-                    header.append(options.results, result)
-                    print(json.dumps(result), flush=True)
+    left = [
+        place
+        for k in range(options.rounds)
+        for network in options.networks
+        for tasks in options.tasks
+        for side in sides[k % len(sides) :] + sides[: k % len(sides)]
+        if (place := (network, tasks, k, side)) not in there
+    ]
+    if left:
+        others = {"transformers": _transformers(other)} if other else {}
+        header.begin(options.results, "speed", ["pytorch-lightning"], others)
+    for network, tasks, k, side in left:
+        python = other if SIDES[side] == "hf" else sys.executable
+        named = {"network": network, "tasks": tasks, "round": k, "side": side}
+        result = named | measured(network, tasks, side, python)
+        header.append(options.results, result)
+        print(json.dumps(result), flush=True)
     print(markdown(options.results))
+
+
+def _transformers(python: str) -> str:
+    """The version that an interpreter has."""
+    asked = "from importlib.metadata import version; print(version('transformers'))"
+    return subprocess.run(
+        [python, "-c", asked], check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -47,16 +47,16 @@ def main() -> None:
     ]
     done = {Unit(o.side, o.kill, o.seed) for o in read_outcomes(options.results)}
     packages = {package for side in sides if (package := SIDES[side].package)}
-    begin(options.results, "survival", sorted(packages))
-    for unit in wanted:
-        if unit not in done:
-            try:
-                outcome = measure(unit, options.peers and options.peers.resolve())
-            except RuntimeError as fault:  # of one side, which has no row then
-                print(fault, file=sys.stderr)
-                continue
-            append(options.results, asdict(outcome))
-            print(outcome, file=sys.stderr)
+    if left := [unit for unit in wanted if unit not in done]:
+        begin(options.results, "survival", sorted(packages))
+    for unit in left:
+        try:
+            outcome = measure(unit, options.peers and options.peers.resolve())
+        except RuntimeError as fault:  # of one side, which has no row then
+            print(fault, file=sys.stderr)
+            continue
+        append(options.results, asdict(outcome))
+        print(outcome, file=sys.stderr)
     print(markdown(options.results))
 
 
