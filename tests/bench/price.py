@@ -180,7 +180,9 @@ def markdown(results: Path) -> str:
     text = [
         "A step with the gradient ledger (`balance.kind` fixed) over a step with a plain weighted "
         "sum: time · peak memory, of CPU time of one thread. In brackets: one backward for each "
-        "task over the plain sum, in time."
+        "task over the plain sum, in time. *own without z* is a step that measures, which one step "
+        "in `log.ledger_every` (20) is. The plain sum over itself, timed as a further side of each "
+        f"cell, gives {_noise(cells)}."
     ]
     for batch in sorted({cell.key.batch for cell in cells}):
         mine = {(c.key.network, c.key.tasks): c for c in cells if c.key.batch == batch}
@@ -191,6 +193,14 @@ def markdown(results: Path) -> str:
             each = " | ".join(_priced(mine.get((network, count))) for count in counts)
             text.append(f"| {network} | {each} |")
     return "\n".join(text)
+
+
+def _noise(cells: Sequence[Cell]) -> str:
+    """The range of what should be 1, without a twentieth of the cells on either side."""
+    again = sorted(cell.time[AGAIN] for cell in cells)
+    cut = len(again) // 20
+    low, high = again[cut], again[-1 - cut]
+    return f"{low:.3f} to {high:.3f} in nine cells of ten, {again[0]:.3f} to {again[-1]:.3f} in all"
 
 
 def _priced(cell: Cell | None) -> str:

@@ -14,6 +14,7 @@ are of what is measured.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import multiprocessing
 import os
 import sys
@@ -79,6 +80,8 @@ def main() -> None:
     file = asked.folder / "multitask-smoke.jsonl" if asked.smoke else RESULTS / "multitask.jsonl"
     if not asked.table:
         results, wanted = Results(file.parent, file.name), list(jobs(asked.problems, asked.smoke))
+        if importlib.util.find_spec("LibMTL") is None:
+            print("LibMTL's trainer is left out: it is not on PYTHONPATH", file=sys.stderr)
         if any(job.key not in results for job in wanted):
             begin(file, "multitask", ["torchjd", "optuna"])
         data = asked.folder.resolve() / "multitask"
