@@ -101,8 +101,8 @@ class Log(Section):
     """Steps between fetches from the device; every step still has its event."""
     audit_every: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     """Steps between exact measurements of each task's gradient on the shared parameters; 0: none.
-    Each measurement costs one trunk backward per task. null: 100 for each task, so that all tasks
-    together cost about half a percent of a step."""
+    Each measurement costs one trunk backward per task. null: 100 times the number of tasks (500
+    with 5), so that it costs about half a percent of the time."""
     ledger_every: Count | None = None
     """Steps between measurements of each task's gradient; between them weights that follow from it
     are held. null: 1 at the shared representation z; 20 for a network without a common z, where

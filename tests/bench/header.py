@@ -46,13 +46,18 @@ def begin(
 ) -> None:
     """Write a header at the end of a results file, unless its last one says the same but the date.
 
-    Call it when something is left to measure. packages: the peers' distributions that are installed
+    A header there that has no results, as what wrote it was ended, is taken away. Call this when
+    something is left to measure. packages: the peers' distributions that are installed
     here, whose versions matter. others: versions of what is not.
     """
     versions = _versions(packages) | (others or {})
     header = Header(bench, _command(), _machine(), versions, _today())
+    lines = _lines(path)
+    while lines and "bench" in lines[-1]:
+        lines.pop()
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     last = headers(path)[-1:]
-    same = ("machine", "versions")
+    same = ("command", "machine", "versions")
     if last and all(getattr(last[0], name) == getattr(header, name) for name in same):
         return
     append(path, asdict(header))

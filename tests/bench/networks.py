@@ -8,7 +8,8 @@ The second is of a compiled step beside one that is not, into `build/compiled.js
 
 Each cell (a network, a number of tasks, a batch) goes into the results as soon as it is measured,
 and is not measured again: start the command as often as it needs to end. tests.bench.price says how
-it measures. Before any clock starts, each side's gradients are held against the plain sum's.
+it measures. Before any clock starts, each side's gradients are held against the plain sum's. Lines
+"over the limit" name cells that cost more than those of a large network may (docs/balancing.md).
 """
 
 from __future__ import annotations

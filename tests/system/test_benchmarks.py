@@ -28,14 +28,16 @@ def test_a_file_says_what_made_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_who_measured_nothing_made_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A header without results below it counts for none."""
+    """A header without results below it counts for none, and the next one takes its place."""
     path = tmp_path / "x.jsonl"
-    for machine in ("one", "other", "third"):
+    for machine, results in (("one", 0), ("other", 1), ("third", 0), ("other", 1), ("third", 0)):
         monkeypatch.setattr(header, "_machine", lambda name=machine: name)
         begin(path, "x")
-        if machine == "other":
+        for _ in range(results):
             append(path, {"of": machine})
     assert [each.machine for each in headers(path)] == ["other"]
+    assert rows(path) == [{"of": "other"}] * 2
+    assert len(path.read_text().splitlines()) == 4
 
 
 LOST = Outcome("evengrad, every epoch", 60, 0, 2, 160, 200, 9.0, 5.0, None, True, 0.0, 0, 0, "a")

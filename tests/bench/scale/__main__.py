@@ -34,13 +34,20 @@ def main() -> None:
         folder = options.folder or Path(made)
         folder.mkdir(parents=True, exist_ok=True)
         if options.ranks:
-            header.begin(options.results, "scale")
-            torch.set_num_threads(1)
-            for batch, costs in efficiency(folder, options.rounds):
-                _keep(options.results, RANKS, "samples per second", batch, costs)
+            _measure_ranks(options, folder)
         else:
             _measure(options, folder)
     print(markdown(options.results))
+
+
+def _measure_ranks(options: argparse.Namespace, folder: Path) -> None:
+    there = any(row["axis"] == RANKS for row in header.rows(options.results))
+    if there and not options.anew:
+        return
+    header.begin(options.results, "scale")
+    torch.set_num_threads(1)
+    for batch, costs in efficiency(folder, options.rounds):
+        _keep(options.results, RANKS, "samples per second", batch, costs)
 
 
 def _measure(options: argparse.Namespace, folder: Path) -> None:

@@ -81,8 +81,9 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     other = options.hf and os.path.abspath(options.hf)  # a side runs in a folder of its own
-    sides = [side for side in options.sides if options.hf or SIDES[side] != "hf"]
-    if len(sides) < len(options.sides):
+    asked = dict.fromkeys([BARE, *options.sides])  # all else is a ratio to it
+    sides = [side for side in asked if options.hf or SIDES[side] != "hf"]
+    if len(sides) < len(asked):
         print("transformers is left out, as --hf names no interpreter")
     results = header.rows(options.results)
     there = {(r["network"], r["tasks"], r["round"], r["side"]) for r in results}
