@@ -69,7 +69,7 @@ class DirectoryStore(Store):
 
     def upload(self, key: str, parts: Iterable[Bytes], part: int = PART) -> str:
         """Write what `parts` yields, as it comes; returns the etag."""
-        return self._write(key, parts)
+        return self._write(key, parts, abortable=True)
 
     def list(self, prefix: str = "", after: str = "") -> Iterator[Entry]:
         """All objects whose key begins with `prefix` and comes after `after`, sorted by key."""
@@ -84,22 +84,31 @@ class DirectoryStore(Store):
                     self._remove(path)
 
     def abort_uploads(self, prefix: str = "") -> int:
-        """Remove the temporary files of interrupted writes under `prefix`; returns how many."""
-        cut = [key for key in self._files(prefix) if _is_part_of(key, prefix)]
+        """Remove the temporary files of interrupted writes under `prefix`; returns how many.
+
+        Those of an upload under way too, but not of a put, which no other process can abort.
+        """
+        cut, removed = [key for key in self._files(prefix) if _is_part_of(key, prefix)], 0
         for path in (self.root / key for key in cut):
             with _translating(path), self._lock():
-                self._remove(path)
-        return len(cut)
+                if not _is_held(path):
+                    self._remove(path)
+                    removed += 1
+        return removed
 
     def _path(self, key: str) -> Path:
         return self.root / checked(key)
 
     def _write(
-        self, key: str, parts: Iterable[Bytes], allowed: Callable[[str | None], bool] | None = None
+        self,
+        key: str,
+        parts: Iterable[Bytes],
+        allowed: Callable[[str | None], bool] | None = None,
+        abortable: bool = False,
     ) -> str:
         """Write and publish, if `allowed` of the present etag (None: absent); returns the etag."""
         path, digest = self._path(key), hashlib.sha256()
-        with self._temporary(path) as (temporary, file):
+        with self._temporary(path, abortable) as (temporary, file):
             for piece in parts:
                 digest.update(piece)
                 with _translating(path):
@@ -115,12 +124,14 @@ class DirectoryStore(Store):
         return digest.hexdigest()
 
     @contextmanager
-    def _temporary(self, path: Path) -> Iterator[tuple[Path, BinaryIO]]:
+    def _temporary(self, path: Path, abortable: bool) -> Iterator[tuple[Path, BinaryIO]]:
         """A new hidden file beside `path`, removed at the end unless it was renamed."""
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
         with _translating(path), self._lock():  # no deletion may take the folder away in between
             _make_folders(path.parent)
             file = temporary.open("xb")
+            if not abortable:
+                fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed, or its process is dead
         try:
             yield temporary, file
         finally:
@@ -198,6 +209,16 @@ def _is_part_of(file: str, prefix: str) -> bool:
     if not name.startswith(".") or not name.endswith(".part"):
         return False
     return f"{folder}{slash}{name[1:].rsplit('.', 2)[0]}".startswith(prefix)
+
+
+def _is_held(temporary: Path) -> bool:
+    """True if a process that lives writes the file by a put."""
+    with suppress(FileNotFoundError), temporary.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 @contextmanager

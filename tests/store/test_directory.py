@@ -47,6 +47,22 @@ def test_killed_writer_tears_nothing(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.rglob("*")) == [".lock", "a", "b"]
 
 
+def test_a_put_under_way_is_not_aborted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes a run over aborts uploads; a document that another process writes is none."""
+    sync, aborted = os.fsync, []
+
+    def fsync(descriptor: int) -> None:
+        aborted.append(open_store(tmp_path).abort_uploads())
+        sync(descriptor)
+
+    monkeypatch.setattr("job.store.directory.os.fsync", fsync)
+    etag = open_store(tmp_path).put_if_absent("a/b", b"x")
+    open_store(tmp_path).put_if_match("a/b", b"y", etag)
+    assert open_store(tmp_path).get("a/b").data == b"y"
+    assert len(aborted) > 2
+    assert not any(aborted)
+
+
 def test_frozen_holder_of_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A lock that another process keeps makes a write Unavailable after a while; a read needs no
     lock."""
