@@ -106,7 +106,10 @@ class DirectoryStore(Store):
         allowed: Callable[[str | None], bool] | None = None,
         abortable: bool = False,
     ) -> str:
-        """Write and publish, if `allowed` of the present etag (None: absent); returns the etag."""
+        """Write and publish, if `allowed` of the present etag (None: absent); returns the etag.
+
+        abortable: whether `abort_uploads` of another process may end it, as in S3 an upload alone.
+        """
         path, digest = self._path(key), hashlib.sha256()
         with self._temporary(path, abortable) as (temporary, file):
             for piece in parts:
@@ -130,8 +133,8 @@ class DirectoryStore(Store):
         with _translating(path), self._lock():  # no deletion may take the folder away in between
             _make_folders(path.parent)
             file = temporary.open("xb")
-            if not abortable:
-                fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed, or its process is dead
+            if not abortable:  # held until it is closed, or its process is dead
+                fcntl.flock(file, fcntl.LOCK_EX)
         try:
             yield temporary, file
         finally:

@@ -1,7 +1,8 @@
 """Results as lines of JSON, under a header that says what made them, where and when.
 
 A header is a line with a `bench`; the first line of a file is one. Where a file is gone
-on with on another machine or with other versions, a further one stands before those results.
+on with by another command, on another machine or with other versions, a further one stands before
+those results.
 """
 
 from __future__ import annotations
@@ -52,15 +53,24 @@ def begin(
     """
     versions = _versions(packages) | (others or {})
     header = Header(bench, _command(), _machine(), versions, _today())
-    lines = _lines(path)
-    while lines and "bench" in lines[-1]:
-        lines.pop()
-        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    _drop_last_headers(path)
     last = headers(path)[-1:]
     same = ("command", "machine", "versions")
     if last and all(getattr(last[0], name) == getattr(header, name) for name in same):
         return
     append(path, asdict(header))
+
+
+def _drop_last_headers(path: Path) -> None:
+    """Take away the headers at a file's end; whoever is killed meanwhile leaves the file whole."""
+    lines = _lines(path)
+    if not lines or "bench" not in lines[-1]:
+        return
+    while lines and "bench" in lines[-1]:
+        lines.pop()
+    partial = path.with_name(f".{path.name}.part")
+    partial.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    partial.replace(path)
 
 
 def append(path: Path, row: Row) -> None:
